@@ -1,0 +1,1 @@
+"""Runnable examples: ordinary recommenders, ordinary training loops, and what the denoiser adds."""

@@ -1,0 +1,93 @@
+"""How each example model is trained: its loss, its batches, its penalty, its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from examples.batches import Batch, LabelledBatches, TripleBatches
+from examples.interaction_data import InteractionData
+from examples.models.lightgcn import LightGCN, bpr_loss, ego_l2
+from examples.models.neumf import NeuMF, bce_loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model with all that its ordinary training needs; nothing here is about denoising."""
+
+    name: str
+    build: Callable[[InteractionData], nn.Module]
+    loss_fn: Callable[[nn.Module, Batch], Tensor]
+    """Per-sample losses of a batch, (B,), unreduced."""
+    batches: Callable[[InteractionData, int, np.random.Generator], Iterable[Batch]]
+    """Given data, batch size and generator: an iterable of which each pass is one epoch."""
+    penalty_fn: Callable[[nn.Module, Batch], Tensor] | None
+    """The regulariser before its coefficient l2, a scalar, or None."""
+    pointwise: bool
+    """Whether the third entry of a batch is a label, and not a negative item."""
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    l2: float
+
+
+def _build_lightgcn(data: InteractionData) -> nn.Module:
+    train_users, train_items = torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)
+    return LightGCN(data.n_users, data.n_items, train_users, train_items)
+
+
+def _triples(
+    data: InteractionData, batch_size: int, generator: np.random.Generator
+) -> Iterable[Batch]:
+    return TripleBatches(
+        data.train_users, data.train_items, data.n_items, batch_size=batch_size, generator=generator
+    )
+
+
+def _build_neumf(data: InteractionData) -> nn.Module:
+    return NeuMF(data.n_users, data.n_items)
+
+
+def _labelled_pairs(
+    data: InteractionData, batch_size: int, generator: np.random.Generator
+) -> Iterable[Batch]:
+    return LabelledBatches(
+        data.train_users,
+        data.train_items,
+        data.n_items,
+        negatives_per_positive=4,
+        batch_size=batch_size,
+        generator=generator,
+    )
+
+
+# Settings for data of the size of MovieLens-100K.
+LIGHTGCN = Recipe(
+    name="LightGCN",
+    build=_build_lightgcn,
+    loss_fn=bpr_loss,
+    batches=_triples,
+    penalty_fn=ego_l2,
+    pointwise=False,
+    learning_rate=0.005,
+    batch_size=2048,
+    epochs=200,
+    l2=1e-4,
+)
+NEUMF = Recipe(
+    name="NeuMF",
+    build=_build_neumf,
+    loss_fn=bce_loss,
+    batches=_labelled_pairs,
+    penalty_fn=None,
+    pointwise=True,
+    learning_rate=0.001,
+    batch_size=1024,
+    epochs=30,
+    l2=0.0,
+)
+RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF}

@@ -1,0 +1,185 @@
+"""One training run, plain or denoised, with the best epoch chosen on validation.
+
+The two epoch functions stand side by side: what the denoiser changes in a training loop is what
+differs between them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from examples.batches import Batch, NegativeSampler
+from examples.interaction_data import InteractionData
+from examples.metrics import FullRanking
+from examples.recipes import Recipe
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+
+SELECTION_METRIC = "ndcg@20"
+LossFn = Callable[[nn.Module, Batch], Tensor]
+
+
+def plain_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: LossFn,
+    penalty_fn: LossFn | None,
+    batches: Iterable[Batch],
+) -> None:
+    """One epoch of ordinary training."""
+    for batch in batches:
+        loss = loss_fn(model, batch).mean()
+        if penalty_fn is not None:
+            loss = loss + penalty_fn(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def denoised_epoch(
+    model: nn.Module,
+    denoiser: SelfGuidedDenoiser,
+    penalty_fn: LossFn | None,
+    batches: Iterable[Batch],
+) -> None:
+    """One epoch of the same, denoised."""
+    for batch in batches:
+        denoiser.before_step(batch)
+        penalty = None if penalty_fn is None else penalty_fn(model, batch)
+        denoiser.step(batch, penalty=penalty)
+    denoiser.end_epoch()
+
+
+@dataclass
+class TrainingRun:
+    """What came of one run. Epochs count from 1; metrics are as named in `metrics`."""
+
+    best_epoch: int = 0
+    best_valid: float = -1.0
+    test: dict[str, float] = field(default_factory=dict)
+    """Test metrics at the best epoch."""
+    valid_curve: dict[int, float] = field(default_factory=dict)
+    """The selection metric at each evaluated epoch."""
+    epoch_seconds: list[float] = field(default_factory=list)
+    """Training time of each epoch, evaluation excluded."""
+    best_auc: float | None = None
+    final_auc: float | None = None
+    """How well the weights separate clean from noise, at the best and the last epoch."""
+    denoiser: SelfGuidedDenoiser | None = None
+
+
+def train(
+    recipe: Recipe,
+    data: InteractionData,
+    *,
+    denoise: bool,
+    seed: int,
+    config: DenoiserConfig | None = None,
+    evaluate_every: int = 1,
+    on_epoch: Callable[[int, float | None], None] = lambda epoch, valid: None,
+) -> TrainingRun:
+    """Trains recipe on data; the same seed gives plain and denoised runs the same start and batches.
+
+    Args:
+        denoise: whether to wrap the training with the denoiser.
+        config: the denoiser's settings; None takes the defaults with this seed.
+        evaluate_every: evaluate after every so many epochs, and after the last.
+        on_epoch: told each epoch's number and, where evaluated, its validation NDCG@20.
+    """
+    torch.manual_seed(seed)
+    model = recipe.build(data)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    batches = recipe.batches(data, recipe.batch_size, np.random.default_rng(seed))
+    penalty_fn = scaled_penalty(recipe)
+    validation, test = rankings(data)
+    run = TrainingRun()
+    if denoise:
+        run.denoiser = SelfGuidedDenoiser(
+            model,
+            optimizer,
+            recipe.loss_fn,
+            interactions=(torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)),
+            n_items=data.n_items,
+            config=DenoiserConfig(seed=seed) if config is None else config,
+        )
+    for epoch in range(1, recipe.epochs + 1):
+        start = time.perf_counter()
+        if run.denoiser is None:
+            plain_epoch(model, optimizer, recipe.loss_fn, penalty_fn, batches)
+        else:
+            denoised_epoch(model, run.denoiser, penalty_fn, batches)
+        run.epoch_seconds.append(time.perf_counter() - start)
+
+        valid = None
+        if epoch % evaluate_every == 0 or epoch == recipe.epochs:
+            valid = validation.of_model(model)[SELECTION_METRIC]
+            run.valid_curve[epoch] = valid
+            run.final_auc = detection_auc(run.denoiser, recipe, data, seed)
+            if valid > run.best_valid:
+                run.best_epoch, run.best_valid, run.best_auc = epoch, valid, run.final_auc
+                run.test = test.of_model(model)
+        on_epoch(epoch, valid)
+    return run
+
+
+def scaled_penalty(recipe: Recipe) -> LossFn | None:
+    """The recipe's penalty times its coefficient, None where there is none to add."""
+    penalty_fn = recipe.penalty_fn
+    if penalty_fn is None or recipe.l2 == 0:
+        return None
+    return lambda model, batch: recipe.l2 * penalty_fn(model, batch)
+
+
+def rankings(data: InteractionData) -> tuple[FullRanking, FullRanking]:
+    """The evaluations on validation (train masked) and on test (train and validation masked)."""
+    validation = FullRanking(
+        data.valid_users,
+        data.valid_items,
+        masked_users=data.train_users,
+        masked_items=data.train_items,
+        n_items=data.n_items,
+    )
+    test = FullRanking(
+        data.test_users,
+        data.test_items,
+        masked_users=np.concatenate([data.train_users, data.valid_users]),
+        masked_items=np.concatenate([data.train_items, data.valid_items]),
+        n_items=data.n_items,
+    )
+    return validation, test
+
+
+def detection_auc(
+    denoiser: SelfGuidedDenoiser | None, recipe: Recipe, data: InteractionData, seed: int
+) -> float | None:
+    """Probability that a clean train interaction has a larger weight than a noisy one.
+
+    None without a denoiser, without flags, or with flags of one kind only. BPR weights depend on
+    the negative drawn; the draw here is the same each time and apart from the training's.
+    """
+    if denoiser is None or data.train_clean is None or data.train_clean.all():
+        return None
+    weights = train_weights(denoiser, recipe, data, seed)
+    return float(roc_auc_score(data.train_clean, weights))
+
+
+def train_weights(
+    denoiser: SelfGuidedDenoiser, recipe: Recipe, data: InteractionData, seed: int
+) -> NDArray[np.float64]:
+    """The denoiser's weight of each train interaction, in the order of data, (N,)."""
+    users, items = torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)
+    if recipe.pointwise:
+        third = torch.ones(len(users))
+    else:
+        sampler = NegativeSampler(data.train_users, data.train_items, data.n_items)
+        third = torch.from_numpy(sampler.draw(data.train_users, np.random.default_rng(seed)))
+    with torch.no_grad():
+        weights = denoiser.sample_weights((users, items, third))
+    return weights.double().cpu().numpy()

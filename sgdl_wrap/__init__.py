@@ -1,0 +1,41 @@
+"""Self-guided denoising learning for any PyTorch recommender (SGDL, SIGIR 2022)."""
+
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.denoiser import SelfGuidedDenoiser
+from sgdl_wrap.errors import (
+    BatchError,
+    DenoiserError,
+    DenoiserWarning,
+    InteractionsError,
+    LossError,
+    NoiseRateError,
+    OptimizerError,
+    OrderError,
+    ScoreError,
+    StateError,
+    SwitchError,
+    UnsupportedModelError,
+)
+from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.records import EpochRecord
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "BatchError",
+    "DenoiserConfig",
+    "DenoiserError",
+    "DenoiserWarning",
+    "EpochRecord",
+    "InteractionsError",
+    "LossError",
+    "NoiseRateError",
+    "OptimizerError",
+    "OrderError",
+    "Phase",
+    "ScoreError",
+    "SelfGuidedDenoiser",
+    "StateError",
+    "SwitchError",
+    "UnsupportedModelError",
+]

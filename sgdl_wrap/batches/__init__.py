@@ -1,0 +1,1 @@
+"""What the denoiser may know of an opaque batch: its pairs, its rows, its stored form."""

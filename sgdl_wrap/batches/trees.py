@@ -1,0 +1,156 @@
+"""A batch as a tree of arrays: take some of its rows, store it, build it again.
+
+Tuples, named tuples, lists, mappings, dataclasses and plain objects with attributes are
+understood, tensors and numpy arrays are their leaves; anything else is kept as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgdl_wrap.errors import StateError
+
+LeafFn = Callable[[Any], Any]
+_PLAIN = (type(None), bool, int, float, str)
+_DEPTH = 4  # of nesting that is looked into; an object may hold itself
+
+
+def map_arrays(tree: Any, change: LeafFn, depth: int = _DEPTH) -> Any:
+    """The same structure with `change` applied to each tensor and array."""
+    if isinstance(tree, (Tensor, np.ndarray)):
+        return change(tree)
+    if isinstance(tree, _PLAIN) or callable(tree) or depth == 0:
+        return tree
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_arrays(value, change, depth - 1) for value in tree))
+    if type(tree) in (tuple, list):
+        return type(tree)(map_arrays(value, change, depth - 1) for value in tree)
+    if type(tree) is dict:
+        return {name: map_arrays(value, change, depth - 1) for name, value in tree.items()}
+    if hasattr(tree, "__dict__"):
+        new = copy.copy(tree)
+        for name, value in vars(tree).items():
+            new.__dict__[name] = map_arrays(value, change, depth - 1)
+        return new
+    return tree
+
+
+def arrays_of(tree: Any) -> list[Any]:
+    """Every tensor and array of a batch, depth first."""
+    found: list[Any] = []
+
+    def note(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    map_arrays(tree, note)
+    return found
+
+
+def has_rows(batch: Any, size: int) -> bool:
+    """Whether every array of the batch has `size` rows, so that rows can be taken."""
+    leaves = arrays_of(batch)
+    return bool(leaves) and all(leaf.ndim == 0 or len(leaf) == size for leaf in leaves)
+
+
+def take_rows(batch: Any, rows: Tensor) -> Any:
+    """A copy of the batch with the given rows, (n,) int64 on the CPU; 0-dim arrays stay."""
+
+    def take(leaf: Any) -> Any:
+        if leaf.ndim == 0:
+            return leaf
+        if isinstance(leaf, Tensor):
+            return leaf.detach()[rows.to(leaf.device)]
+        return leaf[rows.numpy()]
+
+    return map_arrays(batch, take)
+
+
+def pack(tree: Any, depth: int = _DEPTH) -> Any:
+    """The tree in plain values and tensors, as `torch.load(weights_only=True)` reads them.
+
+    Objects become their attributes; :func:`unpack` needs a live batch of the same kind to give
+    them back their type, so that loading never executes code from the file.
+
+    Raises:
+        StateError: something in the batch is no array, plain value or container of these.
+    """
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, np.ndarray):
+        return {"kind": "ndarray", "value": torch.from_numpy(np.ascontiguousarray(tree).copy())}
+    if isinstance(tree, _PLAIN):
+        return {"kind": "plain", "value": tree}
+    if depth == 0:
+        raise StateError(
+            f"Expected a batch nested at most {_DEPTH} deep, got more. Keep batches flat."
+        )
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return {"kind": "namedtuple", "value": [pack(value, depth - 1) for value in tree]}
+    if type(tree) in (tuple, list):
+        return {"kind": type(tree).__name__, "value": [pack(value, depth - 1) for value in tree]}
+    if type(tree) is dict and all(isinstance(name, (str, int)) for name in tree):
+        return {"kind": "dict", "value": {n: pack(value, depth - 1) for n, value in tree.items()}}
+    if hasattr(tree, "__dict__") and not callable(tree):
+        return {"kind": "object", "value": {n: pack(v, depth - 1) for n, v in vars(tree).items()}}
+    raise StateError(
+        f"Expected a batch of arrays, plain values and containers of them, got a "
+        f"{type(tree).__name__} inside. Keep batches to such values."
+    )
+
+
+def unpack(packed: Any, like: Any) -> Any:
+    """The batch that :func:`pack` stored; `like` is any batch of the same structure.
+
+    Raises:
+        StateError: `like` is structured otherwise.
+    """
+    if isinstance(packed, Tensor):
+        # the stored tensor may have been loaded onto another device
+        return packed.to(like.device) if isinstance(like, Tensor) else packed
+    kind, value = packed["kind"], packed["value"]
+    if kind == "plain":
+        return value
+    if kind == "ndarray":
+        return value.numpy()
+    names = value if isinstance(value, dict) else range(len(value))
+    if kind == "object":
+        if type(like).__module__ == "builtins" or set(names) - set(vars(like)):
+            raise _other_structure(kind, like)
+        new = copy.copy(like)
+        for name in names:
+            new.__dict__[name] = unpack(value[name], vars(like)[name])
+        return new
+    try:
+        children = {name: unpack(value[name], like[name]) for name in names}
+    except (KeyError, IndexError, TypeError) as error:
+        raise _other_structure(kind, like) from error
+    if kind == "dict":
+        return children
+    values = list(children.values())
+    if kind == "namedtuple":
+        return type(like)(*values)
+    return tuple(values) if kind == "tuple" else values
+
+
+def _other_structure(kind: str, like: Any) -> StateError:
+    return StateError(
+        f"Expected batches like the one stored in the state ({kind}), got {type(like).__name__}. "
+        "Resume with the same data loader."
+    )
+
+
+def detached_copy(batch: Any) -> Any:
+    """A batch whose arrays the user may overwrite without changing ours."""
+
+    def clone(leaf: Any) -> Any:
+        return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf.copy()
+
+    return map_arrays(batch, clone)
+

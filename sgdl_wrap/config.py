@@ -1,0 +1,228 @@
+"""Every choice of the method in one frozen object, each default with its origin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from sgdl_wrap.errors import DenoiserError
+
+Ranking = Literal["sampled", "full"]
+LossNormalization = Literal["user", "global"]
+DenoisingSchedulerName = Literal["lstm", "mlp", "top_f", "none"]
+Similarity = Literal["alignment", "paper"]
+WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "observed"]
+WeightNormalization = Literal["none", "mean"]
+GuidanceLabels = Literal["both", "observed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """Settings of :class:`~sgdl_wrap.SelfGuidedDenoiser`; change one with ``config.but(field=...)``.
+
+    Origins: "paper" is the SGDL paper (SIGIR 2022), "authors" its published code and logs,
+    "ours" a choice of this library, explained in docs/deviations.md.
+
+    Raises:
+        DenoiserError: a value outside its range, at construction.
+    """
+
+    # --- Phase I: memorization -------------------------------------------------------------
+
+    history_length: int = 10
+    """h of Eq. 1: epochs of memorization history. Paper: tuned among 2, 5, 10, 20."""
+
+    ranking: Ranking = "sampled"
+    """Candidates that decide memorization: a user's observed items against as many sampled
+    unobserved ones ("sampled", authors), or against every item ("full", paper Sec. 3.1.1)."""
+
+    ranking_chunk: int = 262_144
+    """Pairs scored in one call of `score_fn` at an epoch's end. Ours: bounds memory."""
+
+    loss_normalization: LossNormalization = "user"
+    """Min-max scaling before the mixture: per user (authors) or over all interactions."""
+
+    noise_rate: float | None = None
+    """A known noise rate in [0, 1); None estimates it (Eq. 4). Ours."""
+
+    noise_rate_shift: float = 0.0
+    """Added to the noise rate before the switch is decided. Paper: Table 4, -0.1 to +0.1."""
+
+    noise_rate_sample: int = 10_000
+    """Losses the mixture is fitted on at most; its posterior is averaged over all. Ours."""
+
+    switch_timeout: int | None = None
+    """Switch after this many epochs even if Eq. 3 does not hold; None waits for ever. Ours."""
+
+    # --- Phase II: self-guided learning ----------------------------------------------------
+
+    denoising_learning: bool = True
+    """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
+
+    assumed_lr: float | None = None
+    """η1 of Eq. 7; None takes the learning rate of the optimizer's first group. Paper: η1 = η2
+    tuned among 1e-4, 1e-3, 1e-2; ψ's own Adam cancels its scale to first order."""
+
+    meta_lr: float = 0.005
+    """η2, Adam's learning rate for the weighting function ψ. Ours, measured."""
+
+    denoising_scheduler_lr: float = 0.005
+    """η3, Adam's learning rate for the denoising scheduler φ. Ours, equal to η2."""
+
+    weight_hidden: int = 64
+    """Hidden units of the weighting function g. Paper: 64."""
+
+    weight_inputs: tuple[WeightInput, ...] = ("loss",)
+    """What g reads of a sample. Paper: its loss. Ours adds its exponential average over visits
+    ("smoothed_loss"), the share of epochs it was memorized ("memorization_rate") and whether
+    the pair was observed ("observed")."""
+
+    weight_normalization: WeightNormalization = "none"
+    """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
+    term keeps its scale against the user's penalty (ours)."""
+
+    loss_smoothing: float = 0.8
+    """Share of the past in the exponential average of a sample's loss. Ours."""
+
+    denoising_scheduler: DenoisingSchedulerName = "lstm"
+    """How guidance is chosen among the memorized. Paper: lstm; Table 5: mlp, top_f; Table 3,
+    w/o ADS: none."""
+
+    denoising_scheduler_hidden: int = 64
+    """Hidden units of the LSTM or MLP scheduler. Paper: 64."""
+
+    factor_history: int = 5
+    """T: visits of a memorized sample that the LSTM reads. Ours: the paper gives no length, the
+    authors' code feeds one."""
+
+    similarity: Similarity = "alignment"
+    """The gradient factor of Eq. 10: "alignment" with the guidance gradient, standardised over
+    the batch (ours), or "paper", the cosine before and after the assumed update, which is
+    constant in practice (docs/deviations.md)."""
+
+    gumbel_tau: float = 0.05
+    """τ of Eq. 12. Paper: 0.05."""
+
+    gumbel_draws: int = 64
+    """Gumbel-softmax draws averaged per step. Ours: one draw is almost one-hot."""
+
+    guidance_size: int | None = 256
+    """Guidance samples per step at most; None takes every memorized sample of the batch seen
+    before. Ours, for speed."""
+
+    guidance_labels: GuidanceLabels = "both"
+    """Pointwise losses: guide by memorized positives and memorized negatives ("both", paper
+    Sec. 2, where D holds y = 0 too), or by positives alone ("observed")."""
+
+    guidance_interval: int = 1
+    """Learn ψ and φ at every so many training steps. Paper: 1."""
+
+    seed: int = 0
+    """Seed of the denoiser's own generators; the global random state is never touched."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight_inputs", tuple(self.weight_inputs))
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise DenoiserError(
+                    f"Expected {name} to be one of {', '.join(map(repr, allowed))}, got "
+                    f"{value!r}. Choose one of them."
+                )
+        for name, (low, high, open_end) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise DenoiserError(f"Expected {name} to be a number, got {value!r}. Give one.")
+            if name in _WHOLE and not isinstance(value, int):
+                raise DenoiserError(
+                    f"Expected {name} to be a whole number, got {value!r}. Give an int."
+                )
+            inside = low <= value < high if open_end else low <= value <= high
+            if not inside:  # also where value is NaN
+                bracket = ")" if open_end else "]"
+                raise DenoiserError(
+                    f"Expected {name} in [{low}, {high}{bracket}, got {value!r}. "
+                    "Give a value in that range."
+                )
+        unknown = [name for name in self.weight_inputs if name not in get_args(WeightInput)]
+        if unknown or not self.weight_inputs or len(set(self.weight_inputs)) < len(
+            self.weight_inputs
+        ):
+            raise DenoiserError(
+                f"Expected weight_inputs to be distinct names out of {get_args(WeightInput)}, "
+                f"got {self.weight_inputs!r}. Name at least one, each once."
+            )
+
+    @classmethod
+    def paper(cls) -> DenoiserConfig:
+        """The method as Sec. 3 and 4.1.4 print it (the slips of Eq. 12 mended)."""
+        return cls(
+            ranking="full",
+            similarity="paper",
+            guidance_size=None,
+            assumed_lr=0.001,
+            meta_lr=0.001,
+            denoising_scheduler_lr=0.001,
+        )
+
+    @classmethod
+    def authors(cls) -> DenoiserConfig:
+        """As the authors' published code runs: sampled ranking, an LSTM without history."""
+        return cls(
+            ranking="sampled",
+            similarity="paper",
+            factor_history=1,
+            guidance_size=None,
+            assumed_lr=0.001,
+            meta_lr=0.001,
+            denoising_scheduler_lr=0.001,
+        )
+
+    def but(self, **changes: Any) -> DenoiserConfig:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only, as a state dict holds them."""
+        return {**asdict(self), "weight_inputs": list(self.weight_inputs)}
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "ranking": get_args(Ranking),
+    "loss_normalization": get_args(LossNormalization),
+    "denoising_scheduler": get_args(DenoisingSchedulerName),
+    "similarity": get_args(Similarity),
+    "weight_normalization": get_args(WeightNormalization),
+    "guidance_labels": get_args(GuidanceLabels),
+    "denoising_learning": (True, False),
+}
+# name: (lowest, highest, is the upper end open)
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "history_length": (1, 1000, False),
+    "ranking_chunk": (1, math.inf, True),
+    "noise_rate": (0, 1, True),
+    "noise_rate_shift": (-1, 1, False),
+    "noise_rate_sample": (10, math.inf, True),
+    "switch_timeout": (1, math.inf, True),
+    "assumed_lr": (0, math.inf, True),
+    "meta_lr": (0, math.inf, True),
+    "denoising_scheduler_lr": (0, math.inf, True),
+    "weight_hidden": (1, math.inf, True),
+    "loss_smoothing": (0, 1, True),
+    "denoising_scheduler_hidden": (1, math.inf, True),
+    "factor_history": (1, 1000, False),
+    "gumbel_tau": (1e-6, math.inf, True),
+    "gumbel_draws": (1, math.inf, True),
+    "guidance_size": (1, math.inf, True),
+    "guidance_interval": (1, math.inf, True),
+    "seed": (0, 2**63, True),
+}
+_OPTIONAL = {"noise_rate", "switch_timeout", "assumed_lr", "guidance_size"}
+_WHOLE = {
+    "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",
+    "denoising_scheduler_hidden", "factor_history", "gumbel_draws", "guidance_size",
+    "guidance_interval", "seed",
+}  # fmt: skip

@@ -1,0 +1,623 @@
+"""SelfGuidedDenoiser: the door. Two calls in the user's own loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
+from sgdl_wrap.batches.trees import pack, unpack
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.errors import BatchError, DenoiserWarning, LossError, OrderError, SwitchError
+from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
+from sgdl_wrap.preflight import (
+    check_lookahead,
+    check_losses,
+    check_model,
+    check_optimizers,
+    check_scores,
+    evaluating,
+)
+from sgdl_wrap.random_streams import RandomStreams
+from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.self_guided.guidance import Guidance, choose_guidance
+from sgdl_wrap.self_guided.learner import SelfGuidedLearner
+from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
+from sgdl_wrap.self_guided.similarity import standardized
+from sgdl_wrap.state import check_header, header
+
+logger = logging.getLogger("sgdl_wrap")
+
+ScoreFn = Any  # (model, users, items) -> (K,) scores
+
+
+@dataclass
+class _Pending:
+    """A batch between before_step and step."""
+
+    batch: Any
+    pairs: Pairs
+    ids: Tensor  # (B,) int64, -1 where unobserved or unknown
+    losses: Tensor | None = None  # with graph; Phase II computes them in before_step
+    weights: Tensor | None = None
+    versions: tuple[int, ...] = ()
+
+
+class SelfGuidedDenoiser:
+    """Trains any recommender so that noise is not memorized (SGDL, SIGIR 2022).
+
+    The user keeps model, loss, loader and optimizer, and adds three lines::
+
+        denoiser = SelfGuidedDenoiser(model, optimizer, loss_fn, interactions=(users, items))
+        for batch in loader:
+            denoiser.before_step(batch)
+            loss = denoiser.step(batch)  # instead of zero_grad, backward, optimizer.step
+
+    Phase I trains exactly as the plain loop does and watches. When the memorized interactions
+    are as many as the clean ones are estimated to be, Phase II learns a weight for every sample,
+    judged by the memorized ones.
+
+    Args:
+        model: the recommender.
+        optimizer: the user's own, or a sequence of several.
+        loss_fn: ``loss_fn(model, batch)`` returns unreduced per-sample losses, (B,).
+        interactions: the observed training pairs (users, items), 1-D integers of one length.
+        n_items: size of the catalogue; None takes the largest observed item id + 1.
+        score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,); the default
+            is ``model(users, items)``. Users and items come as int64 on the model's device.
+        pair_fn: ``pair_fn(batch)`` returns the pairs of the batch's samples as (users, items) or
+            (users, items, observed), (B,) each; the common layouts need none.
+        config: every choice of the method.
+        enabled: False is plain training, with nothing watched.
+        example_batch: a batch to try the loss on at once; else the first one is tried.
+
+    Raises:
+        InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
+            construction or at the first batch, before anything of the user's changes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        loss_fn: LossFn,
+        *,
+        interactions: tuple[Any, Any],
+        n_items: int | None = None,
+        score_fn: ScoreFn | None = None,
+        pair_fn: PairFn | None = None,
+        config: DenoiserConfig | None = None,
+        enabled: bool = True,
+        example_batch: Any = None,
+    ) -> None:
+        self.model = model
+        self.config = config if config is not None else DenoiserConfig()
+        self.enabled = enabled
+        self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        self._loss_fn = loss_fn
+        self._score_fn = score_fn
+        check_model(model)
+        check_optimizers(model, self._optimizers)
+        if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
+            raise_interactions(interactions)
+        users, items = interactions
+        self.interactions = Interactions(users, items, n_items=n_items)
+        self._device = next(model.parameters()).device
+        self._read_pairs = PairReader(pair_fn)
+        self._streams = RandomStreams(self._device, self.config.seed)
+        self._tracker = MemorizationTracker(self.interactions, self.config)
+        self._detector = TransitionDetector(
+            self.config.noise_rate_shift, self.config.switch_timeout
+        )
+        self._lookahead: Lookahead | None = None  # built and tried at the first batch
+        self._sliceable = False
+
+        self._phase = Phase.MEMORIZATION
+        self._memorization_point: int | None = None
+        self._noise_rate: float | None = self.config.noise_rate
+        self._history: list[EpochRecord] = []
+        self._memorized: Tensor | None = None  # M as sorted ids
+        self._in_memorized: Tensor | None = None  # M as (N,) bool
+        self._learner: SelfGuidedLearner | None = None
+        self._guidance: Guidance | None = None
+        self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
+
+        self._pending: _Pending | None = None
+        self._explicit_epochs = False
+        self._begin_epoch()
+        self._steps = 0
+        if enabled:
+            sample = slice(0, min(8, len(self.interactions)))
+            check_scores(
+                self._score, self.interactions.users[sample], self.interactions.items[sample]
+            )
+            if example_batch is not None:
+                pairs, _ = self._pairs(example_batch)
+                self._try_loss(example_batch, len(pairs.users))
+
+    # ------------------------------------------------------------------ what a person reads
+
+    @property
+    def phase(self) -> Phase:
+        """Phase.MEMORIZATION, then Phase.SELF_GUIDED."""
+        return self._phase
+
+    @property
+    def memorization_point(self) -> int | None:
+        """t_m: the epoch, counted from 1, at whose end Phase II began; None before."""
+        return self._memorization_point
+
+    @property
+    def noise_rate(self) -> float | None:
+        """σ̂ of the last epoch of Phase I; None before the first estimate."""
+        return self._noise_rate
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """One record an epoch."""
+        return list(self._history)
+
+    # ------------------------------------------------------------------ the loop
+
+    def before_step(self, batch: Any) -> None:
+        """Reads the batch; in Phase II also learns ψ and φ by a virtual update (Eq. 7, 8).
+
+        Raises:
+            BatchError: pairs that cannot be read, or none of them known.
+            LossError: losses of another shape than (B,), or not finite.
+            OrderError: the batch before was not stepped on.
+        """
+        if not self.enabled:
+            return
+        if self._pending is not None:
+            raise OrderError(
+                "Expected step(batch) after before_step(batch), got a second before_step. "
+                "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
+            )
+        self._end_epoch_if_full()
+        if self._epoch_started is None:
+            self._epoch_started = time.perf_counter()
+        pairs, ids = self._pairs(batch)
+        if self._lookahead is None:
+            self._try_loss(batch, len(ids))
+        pending = _Pending(batch, pairs, ids)
+        if self._phase is Phase.SELF_GUIDED:
+            self._guide(pending)
+        self._pending = pending
+
+    def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
+        """One training step: zero_grad, backward and step of the user's optimizer (Eq. 9).
+
+        Args:
+            batch: the batch that before_step was called with.
+            penalty: the user's own regulariser, a scalar tensor, added unweighted.
+
+        Returns:
+            The detached loss, (1/B) Σ_k w_k L_k(θ) + penalty; in Phase I every w_k is 1.
+
+        Raises:
+            OrderError: no before_step, or another batch.
+            LossError: losses of another shape than (B,), or not finite; nothing was changed.
+        """
+        objective = self._objective(batch)
+        if penalty is not None:
+            if not isinstance(penalty, Tensor) or penalty.numel() != 1:
+                raise LossError(
+                    f"Expected penalty to be a scalar tensor, got {type(penalty).__name__}. "
+                    "Sum or average it."
+                )
+            objective = objective + penalty.reshape(())
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self._end_epoch_if_full()
+        return objective.detach()
+
+    def weighted_loss(self, batch: Any) -> Tensor:
+        """(1/B) Σ_k w_k L_k(θ) with its graph, for those who own backward and step.
+
+        Takes the place of :meth:`step`: call before_step, this, backward, optimizer.step.
+
+        Raises:
+            OrderError, LossError: as :meth:`step`.
+        """
+        return self._objective(batch)
+
+    def skip_batch(self) -> None:
+        """Leaves out the batch that before_step was last called with."""
+        self._pending = None
+
+    def sample_weights(self, batch: Any) -> Tensor:
+        """The weights that the batch's samples would have now, (B,), detached.
+
+        All ones in Phase I. The losses are taken in evaluation mode; nothing is recorded.
+        """
+        with evaluating(self.model), self._streams.own(advance=False), torch.no_grad():
+            losses = self._loss_fn(self.model, batch)
+            if self._phase is Phase.MEMORIZATION or not self.enabled:
+                check_losses(losses, None, "this batch")
+                return torch.ones_like(losses)
+            pairs, ids = self._pairs(batch)
+            check_losses(losses, len(ids), "this batch")
+            return self._weights(losses, pairs, ids).to(losses.dtype)
+
+    def end_epoch(self) -> EpochRecord | None:
+        """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
+
+        Without a call, an epoch ends when as many observed samples have passed as pairs were
+        handed over. From the first call on, epochs end by calls alone. A call right after an
+        epoch ended by itself confirms it and does nothing more.
+
+        Returns:
+            The epoch's record; None when disabled.
+
+        Raises:
+            NoiseRateError, ScoreError, SwitchError: the epoch is not ended and can be ended again.
+            OrderError: between before_step and step, or before any batch.
+        """
+        if not self.enabled:
+            return None
+        if self._pending is not None:
+            raise OrderError(
+                "Expected end_epoch after step, got it between before_step and step. "
+                "Call it after the loop over the loader."
+            )
+        self._explicit_epochs = True
+        if self._epoch_samples == 0:
+            if self._history:
+                return self._history[-1]
+            raise OrderError(
+                "Expected end_epoch after some batches, got none. "
+                "Call before_step and step on each batch of the loader."
+            )
+        return self._end_epoch()
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the denoiser knows, in tensors and plain values.
+
+        ``torch.load(..., weights_only=True)`` reads it back. Model, optimizer and the global
+        random state are the user's to save.
+
+        Raises:
+            OrderError: between before_step and step.
+        """
+        if self._pending is not None:
+            raise OrderError(
+                "Expected state_dict between steps, got it between before_step and step. "
+                "Save after step."
+            )
+        guidance = self._stored_guidance
+        if self._guidance is not None:
+            guidance = {
+                "batch": pack(self._guidance.batch),
+                "rows": self._guidance.rows,
+                "ids": self._guidance.ids,
+            }
+        return {
+            **header(self.interactions, self.config, self.model),
+            "phase": self._phase.value,
+            "memorization_point": self._memorization_point,
+            "noise_rate": self._noise_rate,
+            "history": [record.as_dict() for record in self._history],
+            "tracker": self._tracker.state_dict(),
+            "memorized": None if self._memorized is None else self._memorized.clone(),
+            "learner": None if self._learner is None else self._learner.state_dict(),
+            "guidance": guidance,
+            "streams": self._streams.state(),
+            "epoch": {
+                "explicit": self._explicit_epochs,
+                "observed": self._epoch_observed,
+                "samples": self._epoch_samples,
+                "batches": self._epoch_batches,
+                "loss_sum": self._epoch_loss,
+                "weight_sum": self._epoch_weight,
+                "seconds": self._epoch_seconds(),
+                "steps": self._steps,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken, bit for bit.
+
+        Raises:
+            StateError: another data set, config, model or version; nothing was changed.
+        """
+        check_header(state, self.interactions, self.config, self.model)
+        self._pending = None
+        self._phase = Phase(state["phase"])
+        self._memorization_point = state["memorization_point"]
+        self._noise_rate = state["noise_rate"]
+        self._history = [EpochRecord.from_dict(values) for values in state["history"]]
+        self._tracker.load_state_dict(state["tracker"])
+        self._memorized = self._in_memorized = self._learner = None
+        if state["memorized"] is not None:
+            self._enter_self_guided(state["memorized"].cpu())
+        if self._learner is not None and state["learner"] is not None:
+            self._learner.load_state_dict(state["learner"])
+        self._guidance, self._stored_guidance = None, state["guidance"]
+        self._streams.restore([stream.cpu() for stream in state["streams"]])
+        epoch = state["epoch"]
+        self._explicit_epochs = epoch["explicit"]
+        self._epoch_observed = epoch["observed"]
+        self._epoch_samples = epoch["samples"]
+        self._epoch_batches = epoch["batches"]
+        self._epoch_loss = epoch["loss_sum"]
+        self._epoch_weight = epoch["weight_sum"]
+        self._epoch_started = time.perf_counter() - epoch["seconds"]
+        self._steps = epoch["steps"]
+
+    # ------------------------------------------------------------------ one batch
+
+    def _pairs(self, batch: Any) -> tuple[Pairs, Tensor]:
+        pairs = self._read_pairs(batch)
+        ids = self.interactions.find(pairs.users, pairs.items)
+        if not bool(pairs.observed.all()):
+            ids = torch.where(pairs.observed, ids, -1)
+        if len(ids) == 0 or int(ids.max()) < 0:
+            raise BatchError(
+                f"Expected observed pairs in {self._where()}, got none of its {len(ids)} samples "
+                "among the interactions. Pass the training interactions at construction, and "
+                "pair_fn=... if the batch's ids are numbered otherwise."
+            )
+        return pairs, ids
+
+    def _try_loss(self, batch: Any, size: int) -> None:
+        """The preflight of the loss; nothing of the user's changes."""
+        lookahead = Lookahead(self.model, self._loss_fn)
+        findings = check_lookahead(
+            self.model, self._loss_fn, lookahead, batch, size, self._streams
+        )
+        self._lookahead = lookahead
+        self._sliceable = findings.sliceable
+        self._streams.guard_foreign = findings.draws_foreign
+
+    def _losses(self, pending: _Pending) -> Tensor:
+        """L(θ) of the batch with its graph, checked and written down."""
+        losses = self._loss_fn(self.model, pending.batch)
+        values = check_losses(losses, len(pending.ids), self._where())
+        known = pending.ids >= 0
+        if bool(known.all()):
+            self._tracker.record(pending.ids, values)
+            observed = len(values)
+        else:
+            self._tracker.record(pending.ids[known], values[known])
+            observed = int(known.sum())
+        self._epoch_observed += observed
+        self._epoch_samples += len(values)
+        self._epoch_batches += 1
+        self._epoch_loss += float(values.sum(dtype=torch.float64))
+        return losses
+
+    def _guide(self, pending: _Pending) -> None:
+        """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
+        losses = self._losses(pending)
+        pending.losses = losses
+        pending.versions = self._versions()
+        if self._learner is not None:
+            memorized = self._is_memorized(pending.ids)
+            guidance = self._guidance_for(pending.batch)
+            due = self._steps % self.config.guidance_interval == 0
+            if due and guidance is not None and self._lookahead is not None:
+                features = self._features(losses, pending)
+                with torch.enable_grad():
+                    learned = self._learner.learn(
+                        losses, features, guidance, self._lookahead, self._streams,
+                        assumed_lr=self._assumed_lr(),
+                    )
+                if self.config.similarity == "alignment":
+                    products = standardized(learned.products)
+                    places = memorized.to(products.device)
+                    self._learner.record_visits(
+                        pending.ids[memorized], losses.detach()[places], products[places]
+                    )
+            self._guidance = choose_guidance(
+                pending.batch, pending.ids, memorized, pending.pairs.users, pending.pairs.items,
+                size=self.config.guidance_size,
+                with_negatives=self.config.guidance_labels == "both",
+                outside_list=self._outside_list,
+                sliceable=self._sliceable,
+                generator=self._learner.generator,
+            )
+        pending.weights = self._weights(losses, pending.pairs, pending.ids)
+
+    def _weights(self, losses: Tensor, pairs: Pairs, ids: Tensor) -> Tensor:
+        """w_k of Phase II, detached, (B,)."""
+        if self._learner is None:  # w/o DLS: train on M alone; negatives keep their weight
+            kept = self._is_memorized(ids) | ~pairs.observed
+            return kept.to(losses)
+        with torch.no_grad():
+            features = self._tracker.features(ids, losses).to(self._learner.factor_dtype)
+            return self._learner.weights(features)
+
+    def _features(self, losses: Tensor, pending: _Pending) -> Tensor:
+        assert self._learner is not None  # noqa: S101  (for the type checker)
+        return self._tracker.features(pending.ids, losses).to(self._learner.factor_dtype)
+
+    def _objective(self, batch: Any) -> Tensor:
+        if not self.enabled:
+            losses = self._loss_fn(self.model, batch)
+            check_losses(losses, None, "this batch")
+            return losses.mean()
+        pending = self._pending
+        if pending is None:
+            raise OrderError(
+                "Expected before_step(batch) before step(batch), got step alone. "
+                "Call before_step on each batch first."
+            )
+        if pending.batch is not batch:
+            raise OrderError(
+                "Expected step on the batch that before_step was called with, got another. "
+                "Pass the same object to both."
+            )
+        self._pending = None  # an error below leaves no half-done batch behind
+        if self._phase is Phase.MEMORIZATION:
+            objective = self._losses(pending).mean()
+            self._epoch_weight += len(pending.ids)
+        else:
+            if self._versions() != pending.versions:
+                raise OrderError(
+                    "Expected unchanged parameters between before_step and step, got them "
+                    "changed. Call before_step right before step."
+                )
+            assert pending.losses is not None and pending.weights is not None  # noqa: S101
+            objective = (pending.weights.to(pending.losses.dtype) * pending.losses).mean()
+            self._epoch_weight += float(pending.weights.sum(dtype=torch.float64))
+        self._steps += 1
+        return objective
+
+    def _is_memorized(self, ids: Tensor) -> Tensor:
+        """Which ids are in M, (B,) bool on the CPU."""
+        assert self._in_memorized is not None  # noqa: S101  (for the type checker)
+        return self._in_memorized[ids.clamp(min=0)] & (ids >= 0)
+
+    def _guidance_for(self, batch: Any) -> Guidance | None:
+        """The guidance waiting, rebuilt from a loaded state if need be."""
+        if self._stored_guidance is not None:
+            stored, self._stored_guidance = self._stored_guidance, None
+            self._guidance = Guidance(
+                unpack(stored["batch"], batch), stored["rows"], stored["ids"].cpu()
+            )
+        return self._guidance
+
+    def _outside_list(self, users: Tensor, items: Tensor) -> Tensor:
+        """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
+        cut = self._tracker.cut
+        assert cut is not None  # noqa: S101  (an epoch has ended before Phase II)
+        known = users < len(cut)
+        cuts = torch.where(known, cut[users.clamp(max=len(cut) - 1)], torch.nan)
+        return self._score(users, items).cpu().float() < cuts  # never, where there is no cut
+
+    def _score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of pairs in evaluation mode, without graph; leaves no trace."""
+        with evaluating(self.model), self._streams.own(), torch.no_grad():
+            users, items = users.to(self._device), items.to(self._device)
+            if self._score_fn is None:
+                scores: Tensor = self.model(users, items)
+            else:
+                scores = self._score_fn(self.model, users, items)
+        return scores
+
+    def _assumed_lr(self) -> float:
+        if self.config.assumed_lr is not None:
+            return self.config.assumed_lr
+        return float(self._optimizers[0].param_groups[0]["lr"])
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(p._version for p in self.model.parameters())
+
+    def _where(self) -> str:
+        return f"batch {self._epoch_batches + 1} of epoch {len(self._history) + 1}"
+
+    # ------------------------------------------------------------------ one epoch
+
+    def _begin_epoch(self) -> None:
+        self._epoch_observed = 0  # observed samples, which end an epoch by their number
+        self._epoch_samples = 0
+        self._epoch_batches = 0
+        self._epoch_loss = 0.0
+        self._epoch_weight = 0.0
+        self._epoch_started: float | None = None
+
+    def _epoch_seconds(self) -> float:
+        return 0.0 if self._epoch_started is None else time.perf_counter() - self._epoch_started
+
+    def _end_epoch_if_full(self) -> None:
+        if not self._explicit_epochs and self._epoch_observed >= self.interactions.rows:
+            self._end_epoch()
+
+    def _end_epoch(self) -> EpochRecord:
+        epoch = len(self._history) + 1
+        findings = self._tracker.examine(
+            self._score,
+            with_noise_rate=self._phase is Phase.MEMORIZATION,
+            progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
+        )
+        noise_rate = self._noise_rate
+        if findings.noise_rate is not None:
+            noise_rate = findings.noise_rate.value
+        memorized = self._tracker.commit(findings)
+        trained_in = self._phase
+        record = EpochRecord(
+            epoch=epoch,
+            phase=trained_in,
+            memorized_ratio=memorized / len(self.interactions),
+            clean_ratio=None if noise_rate is None else self._detector.clean_ratio(noise_rate),
+            noise_rate=noise_rate,
+            loss=self._epoch_loss / self._epoch_samples,
+            mean_weight=self._epoch_weight / self._epoch_samples,
+            seconds=self._epoch_seconds(),
+        )
+        self._noise_rate = noise_rate
+        self._history.append(record)
+        self._begin_epoch()
+        logger.info(
+            "epoch %d (%s): memorized %.3f, clean %s, loss %.4f",
+            epoch, trained_in.value, record.memorized_ratio, record.clean_ratio, record.loss,
+        )
+        if trained_in is Phase.MEMORIZATION and noise_rate is not None:
+            self._decide(record, memorized)
+        return record
+
+    def _decide(self, record: EpochRecord, memorized: int) -> None:
+        verdict = self._detector.decide(
+            epoch=record.epoch,
+            memorized=memorized,
+            total=len(self.interactions),
+            noise_rate=record.noise_rate if record.noise_rate is not None else 0.0,
+        )
+        if verdict is Verdict.STAY:
+            return
+        if verdict is Verdict.TIMED_OUT:
+            if memorized == 0:
+                raise SwitchError(
+                    f"Expected memorized interactions at the forced switch after epoch "
+                    f"{record.epoch}, got none. Raise switch_timeout above history_length / 2 = "
+                    f"{self.config.history_length / 2:g} epochs, or train at a higher rate."
+                )
+            warnings.warn(
+                f"Expected the memorized ratio to reach the clean ratio within "
+                f"{self.config.switch_timeout} epochs, got {record.memorized_ratio:.3f} of "
+                f"{record.clean_ratio:.3f}. Phase II begins by time-out.",
+                DenoiserWarning,
+                stacklevel=4,
+            )
+        self._memorization_point = record.epoch
+        self._phase = Phase.SELF_GUIDED
+        self._enter_self_guided(self._tracker.memorized_ids())
+        logger.info("Phase II begins after epoch %d with %d memorized", record.epoch, memorized)
+
+    def _enter_self_guided(self, memorized: Tensor) -> None:
+        self._memorized = memorized
+        self._in_memorized = torch.zeros(len(self.interactions), dtype=torch.bool)
+        self._in_memorized[memorized] = True
+        if self.config.denoising_learning:
+            dtype = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+            self._learner = SelfGuidedLearner(
+                memorized, self.config, device=self._device, dtype=dtype
+            )
+
+
+def raise_interactions(interactions: Any) -> None:
+    """Interactions handed over as something else than a pair of columns."""
+    from sgdl_wrap.errors import InteractionsError
+
+    shape = f" of shape {np.shape(interactions)}" if hasattr(interactions, "shape") else ""
+    raise InteractionsError(
+        f"Expected interactions=(users, items), got {type(interactions).__name__}{shape}. "
+        "Pass two 1-D integer arrays or tensors."
+    )

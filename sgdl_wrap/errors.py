@@ -1,0 +1,64 @@
+"""What can go wrong, as a tree. Every message reads "Expected X, got Y. Do Z.".
+
+DenoiserError
+├── InteractionsError   the observed pairs handed over at construction
+├── BatchError          a batch whose pairs cannot be found: give `pair_fn`
+├── LossError           `loss_fn` must return finite, unreduced losses of shape (B,)
+├── ScoreError          `score_fn` must return one finite score per pair
+├── OptimizerError      the optimizer must hold the model's trainable parameters
+├── UnsupportedModelError   the model cannot be evaluated at virtual parameters: see the remedy
+├── OrderError          before_step and step called out of turn or with different batches
+├── NoiseRateError      the noise rate cannot be estimated
+├── SwitchError         Phase II cannot begin
+└── StateError          a state dict that does not fit this denoiser
+"""
+
+from __future__ import annotations
+
+
+class DenoiserError(ValueError):
+    """Base class of every error this library raises on purpose."""
+
+
+class InteractionsError(DenoiserError):
+    """The observed pairs are empty, mismatched, negative or past `n_items`."""
+
+
+class BatchError(DenoiserError):
+    """The observed pairs of a batch cannot be read, or none of them is known."""
+
+
+class LossError(DenoiserError):
+    """`loss_fn` returned something else than finite per-sample losses of shape (B,)."""
+
+
+class ScoreError(DenoiserError):
+    """`score_fn` returned something else than one finite score per pair."""
+
+
+class OptimizerError(DenoiserError):
+    """The optimizer does not fit the model, or cannot be stepped by the denoiser."""
+
+
+class UnsupportedModelError(DenoiserError):
+    """The model or loss would be silently wrong at virtual parameters."""
+
+
+class OrderError(DenoiserError, RuntimeError):
+    """`before_step` and `step` were called out of turn."""
+
+
+class NoiseRateError(DenoiserError):
+    """The noise rate cannot be estimated from these losses."""
+
+
+class SwitchError(DenoiserError, RuntimeError):
+    """Phase II cannot begin: there is nothing memorized to learn from."""
+
+
+class StateError(DenoiserError):
+    """A state dict belongs to other data, another configuration or another version."""
+
+
+class DenoiserWarning(UserWarning):
+    """Said once: something works, but not as the user may expect."""

@@ -1,0 +1,178 @@
+"""The observed pairs D: one sorted array of keys, found again by binary search."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgdl_wrap.errors import DenoiserWarning, InteractionsError
+
+
+class Interactions:
+    """The N distinct observed pairs, in the order of (user, item); an id is a place in it.
+
+    A pair's key is ``user * n_items + item``, so that one int64 (8 bytes) per interaction is
+    all that the look-up needs; there is no users x items map.
+
+    Args:
+        users: user ids, (rows,), integers >= 0.
+        items: item ids, (rows,), integers in [0, n_items).
+        n_items: size of the item catalogue; None takes the largest observed id + 1.
+
+    Raises:
+        InteractionsError: empty, of unequal length, not 1-D integers, negative, past `n_items`.
+    """
+
+    def __init__(
+        self,
+        users: Tensor | np.ndarray | Sequence[int],
+        items: Tensor | np.ndarray | Sequence[int],
+        *,
+        n_items: int | None = None,
+    ) -> None:
+        user_ids, item_ids = as_ids(users, "users"), as_ids(items, "items")
+        if len(user_ids) != len(item_ids):
+            raise InteractionsError(
+                f"Expected as many users as items, got {len(user_ids)} and {len(item_ids)}. "
+                "Pass interactions=(users, items), one entry each per observed pair."
+            )
+        if len(user_ids) == 0:
+            raise InteractionsError(
+                "Expected at least one observed pair, got none. "
+                "Pass the training interactions as interactions=(users, items)."
+            )
+        if n_items is not None and n_items < 1:
+            raise InteractionsError(
+                f"Expected n_items >= 1, got {n_items}. Pass the size of the item catalogue."
+            )
+        past = int(item_ids.max())
+        if n_items is not None and past >= n_items:
+            raise InteractionsError(
+                f"Expected item ids below n_items = {n_items}, got {past}. "
+                "Pass a larger n_items, or ids counted from 0."
+            )
+        self.n_items_given = n_items is not None
+        self.n_items = int(n_items) if n_items is not None else past + 1
+        self.n_users = int(user_ids.max()) + 1
+        if self.n_users > 2**62 // self.n_items:
+            raise InteractionsError(
+                f"Expected ids with users x items below 2**62, got {self.n_users} x "
+                f"{self.n_items}. Number users and items from 0 without gaps."
+            )
+        self.rows = len(user_ids)
+        self.keys: Tensor = torch.unique(user_ids * self.n_items + item_ids, sorted=True)
+        if len(self.keys) < self.rows:
+            warnings.warn(
+                f"Expected distinct pairs, got {self.rows - len(self.keys)} repeats among "
+                f"{self.rows}. A pair that repeats is one interaction.",
+                DenoiserWarning,
+                stacklevel=3,
+            )
+        bounds = torch.arange(self.n_users + 1) * self.n_items
+        # starts[u] : starts[u + 1] are the ids of user u
+        self.starts: Tensor = torch.searchsorted(self.keys, bounds)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def users(self) -> Tensor:
+        """User of each interaction, (N,) int64, computed from the keys."""
+        return torch.div(self.keys, self.n_items, rounding_mode="floor")
+
+    @property
+    def items(self) -> Tensor:
+        """Item of each interaction, (N,) int64, computed from the keys."""
+        return self.keys % self.n_items
+
+    @property
+    def counts(self) -> Tensor:
+        """N_u: observed items of each user, (n_users,) int64."""
+        return self.starts.diff()
+
+    def find(self, users: Tensor, items: Tensor) -> Tensor:
+        """Ids of pairs, (B,) int64 on the CPU; -1 where the pair was never observed.
+
+        Raises:
+            InteractionsError: a negative id, or an item id past an `n_items` that was given.
+        """
+        if users.numel() == 0:
+            return torch.empty(0, dtype=torch.int64)
+        low = min(int(users.min()), int(items.min()))
+        high = int(items.max())
+        if low < 0:
+            raise InteractionsError(
+                f"Expected ids >= 0, got {low} in a batch. "
+                "Number users and items as in `interactions`."
+            )
+        if self.n_items_given and high >= self.n_items:
+            raise InteractionsError(
+                f"Expected item ids below n_items = {self.n_items}, got {high} in a batch. "
+                "Pass the n_items of the whole catalogue."
+            )
+        queries = users * self.n_items + items
+        places = torch.searchsorted(self.keys, queries).clamp_(max=len(self.keys) - 1)
+        found = self.keys[places] == queries
+        if high >= self.n_items:  # such an item would alias the next user's first ones
+            found &= items < self.n_items
+        return torch.where(found, places, -1)
+
+    def unobserved(self, users: Tensor, ranks: Tensor) -> Tensor:
+        """The `ranks`-th item (from 0, by id) that each user has not been observed with.
+
+        Args:
+            users: (K,) int64.
+            ranks: (K,) int64, each in [0, n_items - N_u).
+
+        Returns:
+            (K,) int64 item ids. With observed items 1, 2, 4 of 6, ranks 0, 1, 2 are 0, 3, 5.
+        """
+        # The j-th observed item a_j has a_j - j unobserved items before it, so the answer is
+        # rank + #{j : a_j - j <= rank}. Keys less the place in the user's segment stay sorted.
+        if users.numel() == 0:
+            return torch.empty(0, dtype=torch.int64)
+        first_user, last_user = int(users.min()), int(users.max())
+        low, high = int(self.starts[first_user]), int(self.starts[last_user + 1])
+        segment = self.starts[first_user : last_user + 2]
+        place = torch.arange(low, high) - torch.repeat_interleave(segment[:-1], segment.diff())
+        gaps = self.keys[low:high] - place
+        found = torch.searchsorted(gaps, users * self.n_items + ranks, right=True) + low
+        return ranks + found - self.starts[users]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the pairs and `n_items`: tells one data set from another."""
+        digest = hashlib.sha256(str(self.n_items).encode())
+        digest.update(self.keys.numpy().data)
+        return digest.hexdigest()
+
+
+def as_ids(values: Any, name: str) -> Tensor:
+    """1-D int64 CPU tensor of ids >= 0, or an error that names what is wrong."""
+    try:
+        ids = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InteractionsError(
+            f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__}. "
+            "Convert it with numpy.asarray or torch.as_tensor."
+        ) from error
+    if ids.ndim != 1:
+        raise InteractionsError(
+            f"Expected {name} to be 1-D, got shape {tuple(ids.shape)}. Flatten it."
+        )
+    if ids.numel() and (ids.dtype.is_floating_point or ids.dtype.is_complex or
+                        ids.dtype == torch.bool):
+        raise InteractionsError(
+            f"Expected {name} to hold integers, got {ids.dtype}. Convert it to int64."
+        )
+    ids = ids.detach().to(device="cpu", dtype=torch.int64)
+    if ids.numel() and int(ids.min()) < 0:
+        raise InteractionsError(
+            f"Expected {name} >= 0, got {int(ids.min())}. Number them from 0."
+        )
+    return ids

@@ -1,0 +1,72 @@
+"""The memorization history of every interaction: h bits each, in a ring (Eq. 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
+
+
+class MemorizationBuffer:
+    """The last h epochs' memorization bits m_t(k), N x h bits in all.
+
+    m^h_t(k) = (1/h) Σ_{j=t-h+1..t} m_j(k)   (Eq. 1); epochs not yet lived count as 0.
+
+    Args:
+        n_interactions: N.
+        history_length: h.
+    """
+
+    def __init__(self, n_interactions: int, history_length: int) -> None:
+        self.n_interactions = n_interactions
+        self.history_length = history_length
+        self.epochs = 0  # pushed so far
+        self._rows = np.zeros((history_length, (n_interactions + 7) // 8), dtype=np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: h/8 per interaction."""
+        return self._rows.nbytes
+
+    def push(self, packed: np.ndarray) -> None:
+        """Takes one epoch's bits, as `numpy.packbits` of an (N,) bool array."""
+        self._rows[self.epochs % self.history_length] = packed
+        self.epochs += 1
+
+    def counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Σ_j m_j(k) for k in [start, stop), int32; `start` a multiple of 8."""
+        stop = self.n_interactions if stop is None else stop
+        total = np.zeros(stop - start, dtype=np.int32)
+        for row in self._rows:
+            total += np.unpackbits(row[start // 8 : (stop + 7) // 8], count=stop - start)
+        return total
+
+    def memorized(self) -> np.ndarray:
+        """Packed bits of m^h_t(k) > 0.5, the memorized interactions M_t."""
+        pieces = []
+        for start in range(0, self.n_interactions, CHUNK):
+            stop = min(start + CHUNK, self.n_interactions)
+            # twice the count against h: 1/2 exactly is not a majority
+            pieces.append(np.packbits(2 * self.counts(start, stop) > self.history_length))
+        return np.concatenate(pieces)
+
+    def rates(self, ids: np.ndarray) -> np.ndarray:
+        """m^h_t(k) of the given interactions, float32 in [0, 1]; ids int64, shape (B,)."""
+        shift = (7 - (ids & 7)).astype(np.uint8)
+        bits = (self._rows[:, ids >> 3] >> shift) & np.uint8(1)
+        rates: np.ndarray = bits.sum(axis=0, dtype=np.int32) / np.float32(self.history_length)
+        return rates.astype(np.float32)
+
+    def state(self) -> tuple[np.ndarray, int]:
+        """The ring as it lies in memory, and the number of epochs pushed."""
+        return self._rows, self.epochs
+
+    def restore(self, rows: np.ndarray, epochs: int) -> None:
+        """Takes back what :meth:`state` gave."""
+        self._rows = rows.copy()
+        self.epochs = epochs
+
+
+def count_bits(packed: np.ndarray) -> int:
+    """How many bits are set; padding bits are 0 by construction."""
+    return int(np.unpackbits(packed).sum(dtype=np.int64))

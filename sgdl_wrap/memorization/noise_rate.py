@@ -1,0 +1,140 @@
+"""How much of the data is noise: a two-component Gaussian mixture over the losses (Eq. 4)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sgdl_wrap.errors import NoiseRateError
+
+CHUNK = 1 << 20  # losses whose posterior is taken at once
+
+
+@dataclass(frozen=True)
+class NoiseRate:
+    """An estimated noise rate and the mixture behind it.
+
+    Attributes:
+        value: σ̂ in [0, 1].
+        means, variances, weights: of the two components, the noisy one last; losses are scaled
+            to [0, 1].
+        converged: whether EM settled within its iterations.
+        n_fitted: losses that the mixture was fitted on.
+    """
+
+    value: float
+    means: tuple[float, float]
+    variances: tuple[float, float]
+    weights: tuple[float, float]
+    converged: bool
+    n_fitted: int
+
+
+def scale_per_user(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """(L_k - min_u) / (max_u - min_u) over the losses of each user u.
+
+    A user whose losses are all equal, as a single one is, gives no evidence: they map to 0, the
+    clean end, and nothing is divided by zero.
+
+    Args:
+        losses: (N,) finite.
+        users: (N,) int64, sorted.
+
+    Returns:
+        (N,) float64 in [0, 1].
+    """
+    starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
+    sizes = np.diff(starts, append=len(users))
+    # halves are subtracted, so that losses near the type's limits cannot overflow
+    half = losses.astype(np.float64) * 0.5
+    low = np.minimum.reduceat(half, starts)
+    spread = np.maximum.reduceat(half, starts) - low
+    spread[spread == 0] = np.inf
+    scaled: np.ndarray = (half - np.repeat(low, sizes)) / np.repeat(spread, sizes)
+    return scaled
+
+
+def estimate_noise_rate(
+    losses: np.ndarray,
+    users: np.ndarray,
+    *,
+    normalization: Literal["user", "global"],
+    max_fitted: int,
+    rng: np.random.Generator,
+) -> NoiseRate:
+    """σ̂ = E_k[p(noisy component | L_k)], the component with the larger mean (Eq. 4).
+
+    Args:
+        losses: this epoch's per-sample losses, (N,); NaN marks interactions not seen.
+        users: user of each, (N,) int64, sorted.
+        normalization: min-max scaling per user, or over all.
+        max_fitted: the mixture is fitted on at most so many losses, drawn by `rng`.
+
+    Raises:
+        NoiseRateError: fewer than two losses, or all equal after scaling.
+
+    Source: Sec. 3.1.2, Eq. 4; fitted with scikit-learn's EM.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # costs a second to import
+    from sklearn.mixture import GaussianMixture
+
+    seen = ~np.isnan(losses)
+    losses, users = losses[seen], users[seen]
+    if len(losses) < 2:
+        raise NoiseRateError(
+            f"Expected at least two losses to estimate a noise rate, got {len(losses)}. "
+            "Train on more interactions, or set noise_rate in the config."
+        )
+    if losses.min() == losses.max():
+        raise NoiseRateError(
+            f"Expected losses that differ, got all {len(losses)} equal to {losses[0]:.6g}. "
+            "Check that loss_fn returns unreduced losses and that the model trains, "
+            "or set noise_rate in the config."
+        )
+    groups = users if normalization == "user" else np.zeros_like(users)
+    scaled = scale_per_user(losses, groups)
+    if scaled.max() == 0:
+        raise NoiseRateError(
+            "Expected users with two or more different losses, got none: per-user scaling maps "
+            "all to 0. Set loss_normalization='global' in the config, or noise_rate."
+        )
+    sample = scaled
+    if len(scaled) > max_fitted:
+        sample = scaled[rng.choice(len(scaled), size=max_fitted, replace=False)]
+    # Quartile means and the pooled spread start EM: one deterministic run, no k-means.
+    spread = max(float(sample.var()), 1e-6)
+    low, high = np.quantile(sample, [0.25, 0.75])
+    if high - low < 1e-3:
+        low, high = float(sample.min()), float(sample.max())
+    mixture = GaussianMixture(
+        n_components=2,
+        max_iter=100,
+        tol=1e-4,
+        reg_covar=5e-4,  # DivideMix, the paper's [29]
+        means_init=np.array([[low], [high]]),
+        weights_init=np.array([0.5, 0.5]),
+        precisions_init=np.full((2, 1, 1), 1.0 / spread),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
+        mixture.fit(sample[:, None])
+    order = np.argsort(mixture.means_[:, 0])
+    noisy = order[1]
+    total = 0.0
+    for start in range(0, len(scaled), CHUNK):
+        total += mixture.predict_proba(scaled[start : start + CHUNK, None])[:, noisy].sum()
+    clean = order[0]
+    return NoiseRate(
+        value=min(max(float(total) / len(scaled), 0.0), 1.0),
+        means=(float(mixture.means_[clean, 0]), float(mixture.means_[noisy, 0])),
+        variances=(
+            float(mixture.covariances_[clean, 0, 0]),
+            float(mixture.covariances_[noisy, 0, 0]),
+        ),
+        weights=(float(mixture.weights_[clean]), float(mixture.weights_[noisy])),
+        converged=bool(mixture.converged_),
+        n_fitted=len(sample),
+    )

@@ -1,0 +1,175 @@
+"""Which interactions a model ranks among its user's best: m_t(u, i) of Sec. 3.1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgdl_wrap.errors import ScoreError
+from sgdl_wrap.interactions import Interactions
+
+ScorePairs = Callable[[Tensor, Tensor], Tensor]  # (users, items) -> scores, all (K,)
+
+
+@dataclass(frozen=True)
+class RankedEpoch:
+    """What one ranking found.
+
+    Attributes:
+        packed: numpy.packbits of m_t(k), one bit per interaction.
+        cut: score of each user's last ranked candidate, (n_users,) float32; a pair scored below
+            it is outside the ranking list. NaN for users without interactions.
+    """
+
+    packed: np.ndarray
+    cut: Tensor
+
+
+def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
+    """Rank of each candidate among its user's, from 0, best first.
+
+    Ties are broken against the observed: an unobserved candidate of equal score comes first, so
+    that a model that scores everything alike memorizes nothing. Among equals of one kind the
+    order handed over holds.
+
+    Args:
+        users, scores, observed: (K,) each; scores finite.
+
+    Returns:
+        (K,) int64.
+    """
+    order = torch.argsort(observed.to(torch.uint8), stable=True)
+    order = order[torch.argsort(scores[order], descending=True, stable=True)]
+    order = order[torch.argsort(users[order], stable=True)]
+    by_user = users[order]
+    _, sizes = torch.unique_consecutive(by_user, return_counts=True)
+    starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order)) - starts
+    return ranks
+
+
+def rank_epoch(
+    interactions: Interactions,
+    score: ScorePairs,
+    *,
+    candidates: Literal["sampled", "full"],
+    generator: torch.Generator,
+    chunk: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> RankedEpoch:
+    """m_t(u, i) = 1 if i is among the top N_u of u's candidates, N_u = u's observed items.
+
+    Candidates are u's observed items and, for "sampled", N_u unobserved items drawn uniformly
+    with replacement (none where u has seen every item), for "full", every other item.
+
+    Args:
+        interactions: the observed pairs.
+        score: scores of pairs, called with at most about `chunk` pairs (one user's candidates
+            are never split).
+        generator: draws the sampled candidates.
+        progress: called with (interactions done, N) after each chunk.
+
+    Raises:
+        ScoreError: scores of another shape, or not finite.
+
+    Source: Sec. 3.1.1; the sampled candidates follow the authors' code.
+    """
+    memorized = np.zeros(len(interactions), dtype=bool)
+    cut = torch.full((interactions.n_users,), torch.nan)
+    per_user = interactions.n_items if candidates == "full" else 0
+    for first, last in user_chunks(interactions, chunk, per_user):
+        if candidates == "sampled":
+            users, items, observed = _sampled(interactions, first, last, generator)
+        else:
+            users, items, observed = _all_items(interactions, first, last)
+        scores = checked_scores(score(users, items), len(users))
+        ranks = ranked_within(users, scores, observed)
+        counts = interactions.counts[users]
+        low, high = int(interactions.starts[first]), int(interactions.starts[last])
+        # observed candidates stand in the order of their ids
+        memorized[low:high] = (ranks < counts)[observed].numpy()
+        final = ranks == counts - 1
+        cut[users[final]] = scores[final].float()
+        if progress is not None:
+            progress(high, len(interactions))
+    return RankedEpoch(np.packbits(memorized), cut)
+
+
+def user_chunks(
+    interactions: Interactions, chunk: int, per_user: int
+) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of users whose candidates together number about `chunk`.
+
+    A user has `per_user` candidates, or twice its observed items where that is 0.
+    """
+    if per_user:
+        step = max(1, chunk // per_user)
+        for first in range(0, interactions.n_users, step):
+            last = min(first + step, interactions.n_users)
+            if int(interactions.starts[last]) > int(interactions.starts[first]):
+                yield first, last
+        return
+    first = 0
+    while first < interactions.n_users:
+        target = int(interactions.starts[first]) + max(1, chunk // 2)
+        last = int(torch.searchsorted(interactions.starts, target, right=True)) - 1
+        last = min(max(last, first + 1), interactions.n_users)
+        if int(interactions.starts[last]) > int(interactions.starts[first]):
+            yield first, last
+        first = last
+
+
+def checked_scores(scores: object, expected: int) -> Tensor:
+    """Detached CPU scores of shape (K,), or an error that says what `score_fn` returned."""
+    if not isinstance(scores, Tensor):
+        raise ScoreError(
+            f"Expected score_fn to return a tensor of shape ({expected},), got "
+            f"{type(scores).__name__}. Return one score per pair from score_fn(model, users, items)."
+        )
+    if scores.shape != (expected,):
+        raise ScoreError(
+            f"Expected score_fn to return shape ({expected},), got {tuple(scores.shape)}. "
+            "Return one score per pair from score_fn(model, users, items)."
+        )
+    scores = scores.detach().cpu()
+    bad = int((~torch.isfinite(scores)).sum())
+    if bad:
+        raise ScoreError(
+            f"Expected finite scores, got {bad} NaN or Inf among {expected}. "
+            "Lower the learning rate, or look for a division by zero in the model."
+        )
+    return scores
+
+
+def _sampled(
+    interactions: Interactions, first: int, last: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = int(interactions.starts[first]), int(interactions.starts[last])
+    counts = interactions.counts[first:last]
+    users = torch.repeat_interleave(torch.arange(first, last), counts)
+    items = interactions.keys[low:high] - users * interactions.n_items
+    free = interactions.n_items - counts[users - first]
+    uniform = torch.rand(len(users), generator=generator, dtype=torch.float64)
+    ranks = (uniform * free).long()  # < free, as uniform < 1 and free < 2**53
+    some = free > 0
+    drawn = interactions.unobserved(users[some], ranks[some])
+    observed = torch.zeros(len(users) + len(drawn), dtype=torch.bool)
+    observed[: len(users)] = True
+    return torch.cat([users, users[some]]), torch.cat([items, drawn]), observed
+
+
+def _all_items(
+    interactions: Interactions, first: int, last: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = int(interactions.starts[first]), int(interactions.starts[last])
+    users = torch.repeat_interleave(torch.arange(first, last), interactions.n_items)
+    items = torch.arange(interactions.n_items).repeat(last - first)
+    observed = torch.zeros(len(users), dtype=torch.bool)
+    observed[interactions.keys[low:high] - first * interactions.n_items] = True
+    return users, items, observed

@@ -1,0 +1,159 @@
+"""All that Phase I remembers: this epoch's losses, the memorization history, the last ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
+from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
+from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
+
+
+@dataclass(frozen=True)
+class EpochFindings:
+    """What the end of an epoch found, before any of it is written down.
+
+    Attributes:
+        ranked: m_t of every interaction.
+        noise_rate: the mixture's estimate; None where the rate is known or no longer asked for.
+    """
+
+    ranked: RankedEpoch
+    noise_rate: NoiseRate | None
+
+
+class MemorizationTracker:
+    """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 4 when smoothed).
+
+    Args:
+        interactions: D.
+        config: history length, ranking, noise-rate settings.
+    """
+
+    def __init__(self, interactions: Interactions, config: DenoiserConfig) -> None:
+        self.interactions = interactions
+        self.config = config
+        self.buffer = MemorizationBuffer(len(interactions), config.history_length)
+        self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
+        self.smoothed: np.ndarray | None = None
+        if "smoothed_loss" in config.weight_inputs:
+            self.smoothed = np.full(len(interactions), np.nan, dtype=np.float32)
+        self.cut: Tensor | None = None  # each user's last ranked score
+        self._generator = torch.Generator().manual_seed(config.seed)
+
+    def record(self, ids: Tensor, losses: Tensor) -> None:
+        """Writes down losses seen in training; of an id named twice the last one counts.
+
+        Args:
+            ids: (B,) int64 on the CPU, all >= 0.
+            losses: (B,) on the CPU, detached.
+        """
+        places = ids.numpy()
+        values = losses.float().numpy()
+        self.losses[places] = values
+        if self.smoothed is not None:
+            past = self.smoothed[places]
+            share = self.config.loss_smoothing
+            # λ s + (1 - λ) L; the first visit is taken as it is
+            self.smoothed[places] = np.where(
+                np.isnan(past), values, share * past + (1 - share) * values
+            )
+
+    def features(self, ids: Tensor, losses: Tensor) -> Tensor:
+        """What g reads of each sample, (B, F) on the device of `losses`, without graph.
+
+        Unobserved samples (id -1) have no history: their smoothed loss is the loss itself and
+        their memorization rate 0.
+        """
+        losses = losses.detach()
+        if self.config.weight_inputs == ("loss",):
+            return losses[:, None]
+        known = (ids >= 0).numpy()
+        places = ids.numpy()[known]
+        columns = []
+        for name in self.config.weight_inputs:
+            if name == "loss":
+                columns.append(losses)
+                continue
+            if name == "smoothed_loss" and self.smoothed is not None:
+                column = losses.float().cpu().numpy().copy()
+                past = self.smoothed[places]
+                column[known] = np.where(np.isnan(past), column[known], past)
+            else:
+                column = np.zeros(len(ids), dtype=np.float32)
+                column[known] = 1.0 if name == "observed" else self.buffer.rates(places)
+            columns.append(torch.from_numpy(column).to(losses))
+        return torch.stack(columns, dim=1)
+
+    def examine(
+        self,
+        score: ScorePairs,
+        *,
+        with_noise_rate: bool,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> EpochFindings:
+        """Ranks the epoch and estimates its noise rate; writes nothing down.
+
+        Raises:
+            ScoreError: scores of a wrong shape or not finite.
+            NoiseRateError: losses from which no rate can be estimated.
+        """
+        noise_rate = None
+        if with_noise_rate and self.config.noise_rate is None:
+            noise_rate = estimate_noise_rate(
+                self.losses,
+                self.interactions.users.numpy(),
+                normalization=self.config.loss_normalization,
+                max_fitted=self.config.noise_rate_sample,
+                rng=np.random.default_rng([self.config.seed, self.buffer.epochs]),
+            )
+        ranked = rank_epoch(
+            self.interactions,
+            score,
+            candidates=self.config.ranking,
+            generator=self._generator,
+            chunk=self.config.ranking_chunk,
+            progress=progress,
+        )
+        return EpochFindings(ranked, noise_rate)
+
+    def commit(self, findings: EpochFindings) -> int:
+        """Ends the epoch with what was found; returns |M_t|."""
+        self.buffer.push(findings.ranked.packed)
+        self.cut = findings.ranked.cut
+        self.losses.fill(np.nan)  # each epoch's losses are those seen during it
+        return count_bits(self.buffer.memorized())
+
+    def memorized_ids(self) -> Tensor:
+        """M_t as sorted interaction ids, int64."""
+        bits = np.unpackbits(self.buffer.memorized(), count=len(self.interactions))
+        return torch.from_numpy(np.flatnonzero(bits).astype(np.int64))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history ring, the losses and the generator, as tensors."""
+        rows, epochs = self.buffer.state()
+        return {
+            "ring": torch.from_numpy(rows.copy()),
+            "epochs": epochs,
+            "losses": torch.from_numpy(self.losses.copy()),
+            "smoothed": None if self.smoothed is None else torch.from_numpy(self.smoothed.copy()),
+            "cut": None if self.cut is None else self.cut.clone(),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave, for the same interactions and config."""
+        self.buffer.restore(state["ring"].cpu().numpy(), state["epochs"])
+        self.losses = state["losses"].cpu().numpy().copy()
+        if state["smoothed"] is not None:
+            self.smoothed = state["smoothed"].cpu().numpy().copy()
+        self.cut = None if state["cut"] is None else state["cut"].cpu().clone()
+        self._generator.set_state(state["generator"].cpu())

@@ -1,0 +1,49 @@
+"""When to leave Phase I: the memorization point t_m (Eq. 3)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Phase(str, enum.Enum):
+    """Where a denoiser stands."""
+
+    MEMORIZATION = "memorization"
+    SELF_GUIDED = "self_guided"
+
+
+class Verdict(str, enum.Enum):
+    """What the end of an epoch decided."""
+
+    STAY = "stay"
+    REACHED = "reached"
+    TIMED_OUT = "timed_out"
+
+
+@dataclass(frozen=True)
+class TransitionDetector:
+    """Switches when |M_t| >= (1 - σ̂ - shift) N, or when the time is out.
+
+    Args:
+        noise_rate_shift: added to σ̂; positive switches earlier (Table 4).
+        timeout: epochs after which to switch in any case; None never.
+
+    Source: Sec. 3.1.2, Eq. 3.
+    """
+
+    noise_rate_shift: float = 0.0
+    timeout: int | None = None
+
+    def clean_ratio(self, noise_rate: float) -> float:
+        """1 - σ̂ - shift, kept within [0, 1]: the memorized ratio to be reached."""
+        return min(max(1.0 - noise_rate - self.noise_rate_shift, 0.0), 1.0)
+
+    def decide(self, *, epoch: int, memorized: int, total: int, noise_rate: float) -> Verdict:
+        """The verdict after `epoch` epochs with `memorized` of `total` interactions in M_t."""
+        # An empty M_t reaches nothing, whatever the noise rate says.
+        if memorized > 0 and memorized >= self.clean_ratio(noise_rate) * total:
+            return Verdict.REACHED
+        if self.timeout is not None and epoch >= self.timeout:
+            return Verdict.TIMED_OUT
+        return Verdict.STAY

@@ -1,0 +1,1 @@
+"""Phase II: a weight for every sample, judged by the memorized data (Sec. 3.2)."""

@@ -1,0 +1,63 @@
+"""The weighting function g(L_k; ψ): one weight a sample (Sec. 3.2.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+
+class WeightingFunction(nn.Module):
+    """w = sigmoid(W2 relu(W1 x + b1) + b2), one hidden layer (Sec. 3.2.1; Meta-Weight-Net).
+
+    Args:
+        n_inputs: features a sample, 1 for the paper's loss alone.
+        hidden: units of the hidden layer.
+        generator: draws the initial weights.
+        device, dtype: where and in what precision it computes.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        hidden: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.hidden = linear(n_inputs, hidden, generator, device, dtype)
+        self.output = linear(hidden, 1, generator, device, dtype)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Weights in (0, 1), (B,), of features (B, n_inputs)."""
+        hidden = torch.relu(self.hidden(features))
+        weights: Tensor = torch.sigmoid(self.output(hidden)).squeeze(-1)
+        return weights
+
+
+def normalized(weights: Tensor, normalization: str) -> Tensor:
+    """The weights as they are ("none"), or divided by their mean over the batch ("mean")."""
+    if normalization == "none":
+        return weights
+    return weights / weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def linear(
+    n_inputs: int, n_outputs: int, generator: torch.Generator, device: torch.device,
+    dtype: torch.dtype,
+) -> nn.Linear:
+    """A Linear with Xavier weights and zero bias, drawn without the global random state."""
+    layer: nn.Linear = skip_init(nn.Linear, n_inputs, n_outputs, device=device, dtype=dtype)
+    draw_xavier_(layer.weight, generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@torch.no_grad()
+def draw_xavier_(weight: Tensor, generator: torch.Generator) -> None:
+    """Fills a 2-D weight by the Xavier uniform law; drawn on the CPU, so that devices agree."""
+    bound = (6.0 / (weight.shape[0] + weight.shape[1])) ** 0.5
+    drawn = torch.rand(weight.shape, generator=generator, dtype=torch.float64)
+    weight.copy_((2 * drawn - 1) * bound)

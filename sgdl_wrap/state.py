@@ -1,0 +1,70 @@
+"""What a saved state says of itself, so that a foreign one is refused before anything changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.errors import StateError
+from sgdl_wrap.interactions import Interactions
+
+FORMAT = 1
+_KEYS = {
+    "format", "interactions", "config", "parameters", "phase", "memorization_point", "noise_rate",
+    "history", "tracker", "memorized", "learner", "guidance", "streams", "epoch",
+}  # fmt: skip
+
+
+def header(
+    interactions: Interactions, config: DenoiserConfig, model: nn.Module
+) -> dict[str, Any]:
+    """Format, data set, configuration and parameter shapes of a state."""
+    return {
+        "format": FORMAT,
+        "interactions": interactions.fingerprint(),
+        "config": config.as_dict(),
+        "parameters": {name: list(p.shape) for name, p in model.named_parameters()},
+    }
+
+
+def check_header(
+    state: dict[str, Any], interactions: Interactions, config: DenoiserConfig, model: nn.Module
+) -> None:
+    """Refuses a state of another format, data set, configuration or model.
+
+    Raises:
+        StateError: the message says which, and what differs.
+    """
+    if not isinstance(state, dict) or _KEYS - set(state):
+        missing = sorted(_KEYS - set(state)) if isinstance(state, dict) else "everything"
+        raise StateError(
+            f"Expected a state_dict of SelfGuidedDenoiser, got one without {missing}. "
+            "Pass what denoiser.state_dict() returned."
+        )
+    if state["format"] != FORMAT:
+        raise StateError(
+            f"Expected state format {FORMAT}, got {state['format']}. "
+            "Load it with the version of sgdl-wrap that wrote it."
+        )
+    ours = header(interactions, config, model)
+    if state["interactions"] != ours["interactions"]:
+        raise StateError(
+            "Expected the state of these interactions, got that of another data set. "
+            "Build the denoiser with the interactions it was saved with."
+        )
+    if state["config"] != ours["config"]:
+        theirs, here = state["config"], ours["config"]
+        differing = sorted(
+            name for name in theirs.keys() | here.keys() if theirs.get(name) != here.get(name)
+        )
+        raise StateError(
+            f"Expected the state of this configuration, got one that differs in "
+            f"{', '.join(differing)}. Build the denoiser with the config it was saved with."
+        )
+    if state["parameters"] != ours["parameters"]:
+        raise StateError(
+            "Expected the state of this model, got one with other parameters or shapes. "
+            "Build the denoiser around the model it was saved with."
+        )
