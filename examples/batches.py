@@ -62,7 +62,13 @@ class TripleBatches:
     """
 
     def __init__(
-        self, users: Ids, items: Ids, n_items: int, *, batch_size: int, generator: np.random.Generator
+        self,
+        users: Ids,
+        items: Ids,
+        n_items: int,
+        *,
+        batch_size: int,
+        generator: np.random.Generator,
     ) -> None:
         self._users, self._items = users, items
         self._sampler = NegativeSampler(users, items, n_items)

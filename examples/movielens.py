@@ -96,8 +96,7 @@ def split_ratings(
     _, kept_users = np.unique(users[active], return_inverse=True)
     if not len(kept_users):
         raise ValueError(
-            f"Expected users with at least {least_ratings} ratings, got none. "
-            "Lower least_ratings."
+            f"Expected users with at least {least_ratings} ratings, got none. Lower least_ratings."
         )
     kept_items, clean = items[active], ratings[active] >= least_clean_rating
 

@@ -1,4 +1,4 @@
-"""Generated data: users click what they prefer, and part of the clicks is noise whose place is known.
+"""Generated data: users click what they prefer, and some clicks are noise whose place is known.
 
 Every user likes a few clusters of items; items have a popularity. Clean interactions come from
 the top of that preference, noisy ones are random pairs. It runs anywhere, needs no download, and
@@ -16,12 +16,12 @@ from examples.interaction_data import Flags, Ids, InteractionData
 def generate(
     seed: int = 0,
     *,
-    n_users: int = 500,
-    n_items: int = 800,
+    n_users: int = 400,
+    n_items: int = 600,
     interactions_per_user: int = 40,
     noise_rate: float = 0.25,
     n_clusters: int = 16,
-    sharpness: float = 2.0,
+    sharpness: float = 4.0,
 ) -> InteractionData:
     """Interactions with planted preferences and planted noise.
 

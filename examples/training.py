@@ -20,7 +20,7 @@ from examples.batches import Batch, NegativeSampler
 from examples.interaction_data import InteractionData
 from examples.metrics import FullRanking
 from examples.recipes import Recipe
-from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
 
 SELECTION_METRIC = "ndcg@20"
 LossFn = Callable[[nn.Module, Batch], Tensor]
@@ -39,7 +39,7 @@ def plain_epoch(
         if penalty_fn is not None:
             loss = loss + penalty_fn(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
@@ -71,7 +71,7 @@ class TrainingRun:
     """Training time of each epoch, evaluation excluded."""
     best_auc: float | None = None
     final_auc: float | None = None
-    """How well the weights separate clean from noise, at the best and the last epoch."""
+    """AUC of the weights, clean against noise, at the best and at the last evaluated epoch."""
     denoiser: SelfGuidedDenoiser | None = None
 
 
@@ -85,7 +85,7 @@ def train(
     evaluate_every: int = 1,
     on_epoch: Callable[[int, float | None], None] = lambda epoch, valid: None,
 ) -> TrainingRun:
-    """Trains recipe on data; the same seed gives plain and denoised runs the same start and batches.
+    """Trains recipe on data; under one seed a plain and a denoised run see the same batches.
 
     Args:
         denoise: whether to wrap the training with the denoiser.
@@ -161,10 +161,13 @@ def detection_auc(
 ) -> float | None:
     """Probability that a clean train interaction has a larger weight than a noisy one.
 
-    None without a denoiser, without flags, or with flags of one kind only. BPR weights depend on
-    the negative drawn; the draw here is the same each time and apart from the training's.
+    None without a denoiser, before the switch (all weights are 1), and where the flags are
+    unknown or all the same. BPR weights depend on the negative drawn; the draw here is the same
+    each time and apart from the training's.
     """
-    if denoiser is None or data.train_clean is None or data.train_clean.all():
+    if denoiser is None or denoiser.phase is Phase.MEMORIZATION:
+        return None
+    if data.train_clean is None or len(np.unique(data.train_clean)) < 2:
         return None
     weights = train_weights(denoiser, recipe, data, seed)
     return float(roc_auc_score(data.train_clean, weights))

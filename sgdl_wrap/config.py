@@ -19,7 +19,7 @@ GuidanceLabels = Literal["both", "observed"]
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
-    """Settings of :class:`~sgdl_wrap.SelfGuidedDenoiser`; change one with ``config.but(field=...)``.
+    """Settings of a denoiser; ``config.but(field=...)`` is a copy with some changed.
 
     Origins: "paper" is the SGDL paper (SIGIR 2022), "authors" its published code and logs,
     "ours" a choice of this library, explained in docs/deviations.md.

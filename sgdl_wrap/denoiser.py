@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.trees import pack, unpack
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.errors import BatchError, DenoiserWarning, LossError, OrderError, SwitchError
+from sgdl_wrap.errors import (
+    BatchError,
+    DenoiserWarning,
+    InteractionsError,
+    LossError,
+    OrderError,
+    SwitchError,
+)
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
@@ -30,11 +34,9 @@ from sgdl_wrap.preflight import (
     evaluating,
 )
 from sgdl_wrap.random_streams import RandomStreams
-from sgdl_wrap.records import EpochRecord
-from sgdl_wrap.self_guided.guidance import Guidance, choose_guidance
-from sgdl_wrap.self_guided.learner import SelfGuidedLearner
+from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
-from sgdl_wrap.self_guided.similarity import standardized
+from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import check_header, header
 
 logger = logging.getLogger("sgdl_wrap")
@@ -110,7 +112,10 @@ class SelfGuidedDenoiser:
         check_model(model)
         check_optimizers(model, self._optimizers)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
-            raise_interactions(interactions)
+            raise InteractionsError(
+                f"Expected interactions=(users, items), got {type(interactions).__name__}. "
+                "Pass two 1-D integer arrays or tensors."
+            )
         users, items = interactions
         self.interactions = Interactions(users, items, n_items=n_items)
         self._device = next(model.parameters()).device
@@ -123,20 +128,13 @@ class SelfGuidedDenoiser:
         self._lookahead: Lookahead | None = None  # built and tried at the first batch
         self._sliceable = False
 
-        self._phase = Phase.MEMORIZATION
         self._memorization_point: int | None = None
         self._noise_rate: float | None = self.config.noise_rate
         self._history: list[EpochRecord] = []
-        self._memorized: Tensor | None = None  # M as sorted ids
-        self._in_memorized: Tensor | None = None  # M as (N,) bool
-        self._learner: SelfGuidedLearner | None = None
-        self._guidance: Guidance | None = None
-        self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
-
-        self._pending: _Pending | None = None
+        self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
+        self._epoch = EpochProgress()
         self._explicit_epochs = False
-        self._begin_epoch()
-        self._steps = 0
+        self._pending: _Pending | None = None
         if enabled:
             sample = slice(0, min(8, len(self.interactions)))
             check_scores(
@@ -144,14 +142,14 @@ class SelfGuidedDenoiser:
             )
             if example_batch is not None:
                 pairs, _ = self._pairs(example_batch)
-                self._try_loss(example_batch, len(pairs.users))
+                self._lookahead = self._try_loss(example_batch, len(pairs.users))
 
     # ------------------------------------------------------------------ what a person reads
 
     @property
     def phase(self) -> Phase:
         """Phase.MEMORIZATION, then Phase.SELF_GUIDED."""
-        return self._phase
+        return Phase.MEMORIZATION if self._self_guided is None else Phase.SELF_GUIDED
 
     @property
     def memorization_point(self) -> int | None:
@@ -186,14 +184,13 @@ class SelfGuidedDenoiser:
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
             )
         self._end_epoch_if_full()
-        if self._epoch_started is None:
-            self._epoch_started = time.perf_counter()
+        self._epoch.begin()
         pairs, ids = self._pairs(batch)
         if self._lookahead is None:
-            self._try_loss(batch, len(ids))
+            self._lookahead = self._try_loss(batch, len(ids))
         pending = _Pending(batch, pairs, ids)
-        if self._phase is Phase.SELF_GUIDED:
-            self._guide(pending)
+        if self._self_guided is not None:
+            self._guide(pending, self._self_guided, self._lookahead)
         self._pending = pending
 
     def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
@@ -245,14 +242,14 @@ class SelfGuidedDenoiser:
 
         All ones in Phase I. The losses are taken in evaluation mode; nothing is recorded.
         """
+        pairs, ids = self._pairs(batch)
         with evaluating(self.model), self._streams.own(advance=False), torch.no_grad():
             losses = self._loss_fn(self.model, batch)
-            if self._phase is Phase.MEMORIZATION or not self.enabled:
-                check_losses(losses, None, "this batch")
-                return torch.ones_like(losses)
-            pairs, ids = self._pairs(batch)
             check_losses(losses, len(ids), "this batch")
-            return self._weights(losses, pairs, ids).to(losses.dtype)
+        if self._self_guided is None:
+            return torch.ones_like(losses)
+        features = self._tracker.features(ids, losses)
+        return self._self_guided.weights(features, ids, pairs.observed).to(losses.dtype)
 
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
@@ -265,7 +262,8 @@ class SelfGuidedDenoiser:
             The epoch's record; None when disabled.
 
         Raises:
-            NoiseRateError, ScoreError, SwitchError: the epoch is not ended and can be ended again.
+            NoiseRateError, ScoreError: the epoch is not ended and can be ended again.
+            SwitchError: the epoch has ended, but Phase II cannot begin by time-out.
             OrderError: between before_step and step, or before any batch.
         """
         if not self.enabled:
@@ -276,7 +274,7 @@ class SelfGuidedDenoiser:
                 "Call it after the loop over the loader."
             )
         self._explicit_epochs = True
-        if self._epoch_samples == 0:
+        if self._epoch.samples == 0:
             if self._history:
                 return self._history[-1]
             raise OrderError(
@@ -301,34 +299,16 @@ class SelfGuidedDenoiser:
                 "Expected state_dict between steps, got it between before_step and step. "
                 "Save after step."
             )
-        guidance = self._stored_guidance
-        if self._guidance is not None:
-            guidance = {
-                "batch": pack(self._guidance.batch),
-                "rows": self._guidance.rows,
-                "ids": self._guidance.ids,
-            }
         return {
             **header(self.interactions, self.config, self.model),
-            "phase": self._phase.value,
             "memorization_point": self._memorization_point,
             "noise_rate": self._noise_rate,
             "history": [record.as_dict() for record in self._history],
             "tracker": self._tracker.state_dict(),
-            "memorized": None if self._memorized is None else self._memorized.clone(),
-            "learner": None if self._learner is None else self._learner.state_dict(),
-            "guidance": guidance,
+            "self_guided": None if self._self_guided is None else self._self_guided.state_dict(),
             "streams": self._streams.state(),
-            "epoch": {
-                "explicit": self._explicit_epochs,
-                "observed": self._epoch_observed,
-                "samples": self._epoch_samples,
-                "batches": self._epoch_batches,
-                "loss_sum": self._epoch_loss,
-                "weight_sum": self._epoch_weight,
-                "seconds": self._epoch_seconds(),
-                "steps": self._steps,
-            },
+            "epoch": self._epoch.state_dict(),
+            "explicit_epochs": self._explicit_epochs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -338,28 +318,19 @@ class SelfGuidedDenoiser:
             StateError: another data set, config, model or version; nothing was changed.
         """
         check_header(state, self.interactions, self.config, self.model)
+        self_guided = None
+        if state["self_guided"] is not None:
+            self_guided = self._new_self_guided(state["self_guided"]["memorized"].cpu())
+            self_guided.load_state_dict(state["self_guided"])
+        self._tracker.load_state_dict(state["tracker"])
+        self._self_guided = self_guided
         self._pending = None
-        self._phase = Phase(state["phase"])
         self._memorization_point = state["memorization_point"]
         self._noise_rate = state["noise_rate"]
         self._history = [EpochRecord.from_dict(values) for values in state["history"]]
-        self._tracker.load_state_dict(state["tracker"])
-        self._memorized = self._in_memorized = self._learner = None
-        if state["memorized"] is not None:
-            self._enter_self_guided(state["memorized"].cpu())
-        if self._learner is not None and state["learner"] is not None:
-            self._learner.load_state_dict(state["learner"])
-        self._guidance, self._stored_guidance = None, state["guidance"]
         self._streams.restore([stream.cpu() for stream in state["streams"]])
-        epoch = state["epoch"]
-        self._explicit_epochs = epoch["explicit"]
-        self._epoch_observed = epoch["observed"]
-        self._epoch_samples = epoch["samples"]
-        self._epoch_batches = epoch["batches"]
-        self._epoch_loss = epoch["loss_sum"]
-        self._epoch_weight = epoch["weight_sum"]
-        self._epoch_started = time.perf_counter() - epoch["seconds"]
-        self._steps = epoch["steps"]
+        self._epoch = EpochProgress.from_state(state["epoch"])
+        self._explicit_epochs = state["explicit_epochs"]
 
     # ------------------------------------------------------------------ one batch
 
@@ -376,15 +347,15 @@ class SelfGuidedDenoiser:
             )
         return pairs, ids
 
-    def _try_loss(self, batch: Any, size: int) -> None:
+    def _try_loss(self, batch: Any, size: int) -> Lookahead:
         """The preflight of the loss; nothing of the user's changes."""
         lookahead = Lookahead(self.model, self._loss_fn)
         findings = check_lookahead(
             self.model, self._loss_fn, lookahead, batch, size, self._streams
         )
-        self._lookahead = lookahead
         self._sliceable = findings.sliceable
         self._streams.guard_foreign = findings.draws_foreign
+        return lookahead
 
     def _losses(self, pending: _Pending) -> Tensor:
         """L(θ) of the batch with its graph, checked and written down."""
@@ -397,56 +368,28 @@ class SelfGuidedDenoiser:
         else:
             self._tracker.record(pending.ids[known], values[known])
             observed = int(known.sum())
-        self._epoch_observed += observed
-        self._epoch_samples += len(values)
-        self._epoch_batches += 1
-        self._epoch_loss += float(values.sum(dtype=torch.float64))
+        self._epoch.add(observed, values)
         return losses
 
-    def _guide(self, pending: _Pending) -> None:
+    def _guide(
+        self, pending: _Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
+    ) -> None:
         """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
-        losses = self._losses(pending)
-        pending.losses = losses
-        pending.versions = self._versions()
-        if self._learner is not None:
-            memorized = self._is_memorized(pending.ids)
-            guidance = self._guidance_for(pending.batch)
-            due = self._steps % self.config.guidance_interval == 0
-            if due and guidance is not None and self._lookahead is not None:
-                features = self._features(losses, pending)
-                with torch.enable_grad():
-                    learned = self._learner.learn(
-                        losses, features, guidance, self._lookahead, self._streams,
-                        assumed_lr=self._assumed_lr(),
-                    )
-                if self.config.similarity == "alignment":
-                    products = standardized(learned.products)
-                    places = memorized.to(products.device)
-                    self._learner.record_visits(
-                        pending.ids[memorized], losses.detach()[places], products[places]
-                    )
-            self._guidance = choose_guidance(
-                pending.batch, pending.ids, memorized, pending.pairs.users, pending.pairs.items,
-                size=self.config.guidance_size,
-                with_negatives=self.config.guidance_labels == "both",
+        with torch.enable_grad():
+            losses = self._losses(pending)
+            features = self._tracker.features(pending.ids, losses)
+            self_guided.guide(
+                pending.batch, losses, features,
+                pending.ids, pending.pairs.users, pending.pairs.items,
+                lookahead=lookahead,
+                streams=self._streams,
+                assumed_lr=self._assumed_lr(),
                 outside_list=self._outside_list,
                 sliceable=self._sliceable,
-                generator=self._learner.generator,
             )
-        pending.weights = self._weights(losses, pending.pairs, pending.ids)
-
-    def _weights(self, losses: Tensor, pairs: Pairs, ids: Tensor) -> Tensor:
-        """w_k of Phase II, detached, (B,)."""
-        if self._learner is None:  # w/o DLS: train on M alone; negatives keep their weight
-            kept = self._is_memorized(ids) | ~pairs.observed
-            return kept.to(losses)
-        with torch.no_grad():
-            features = self._tracker.features(ids, losses).to(self._learner.factor_dtype)
-            return self._learner.weights(features)
-
-    def _features(self, losses: Tensor, pending: _Pending) -> Tensor:
-        assert self._learner is not None  # noqa: S101  (for the type checker)
-        return self._tracker.features(pending.ids, losses).to(self._learner.factor_dtype)
+        pending.losses = losses
+        pending.weights = self_guided.weights(features, pending.ids, pending.pairs.observed)
+        pending.versions = _versions(lookahead)
 
     def _objective(self, batch: Any) -> Tensor:
         if not self.enabled:
@@ -465,39 +408,20 @@ class SelfGuidedDenoiser:
                 "Pass the same object to both."
             )
         self._pending = None  # an error below leaves no half-done batch behind
-        if self._phase is Phase.MEMORIZATION:
-            objective = self._losses(pending).mean()
-            self._epoch_weight += len(pending.ids)
-        else:
-            if self._versions() != pending.versions:
-                raise OrderError(
-                    "Expected unchanged parameters between before_step and step, got them "
-                    "changed. Call before_step right before step."
-                )
-            assert pending.losses is not None and pending.weights is not None  # noqa: S101
-            objective = (pending.weights.to(pending.losses.dtype) * pending.losses).mean()
-            self._epoch_weight += float(pending.weights.sum(dtype=torch.float64))
-        self._steps += 1
-        return objective
-
-    def _is_memorized(self, ids: Tensor) -> Tensor:
-        """Which ids are in M, (B,) bool on the CPU."""
-        assert self._in_memorized is not None  # noqa: S101  (for the type checker)
-        return self._in_memorized[ids.clamp(min=0)] & (ids >= 0)
-
-    def _guidance_for(self, batch: Any) -> Guidance | None:
-        """The guidance waiting, rebuilt from a loaded state if need be."""
-        if self._stored_guidance is not None:
-            stored, self._stored_guidance = self._stored_guidance, None
-            self._guidance = Guidance(
-                unpack(stored["batch"], batch), stored["rows"], stored["ids"].cpu()
+        if pending.losses is None or pending.weights is None:  # Phase I
+            self._epoch.weight_sum += len(pending.ids)
+            return self._losses(pending).mean()
+        if self._lookahead is not None and _versions(self._lookahead) != pending.versions:
+            raise OrderError(
+                "Expected unchanged parameters between before_step and step, got them changed. "
+                "Call before_step right before step."
             )
-        return self._guidance
+        self._epoch.weight_sum += float(pending.weights.sum(dtype=torch.float64))
+        return (pending.weights.to(pending.losses.dtype) * pending.losses).mean()
 
     def _outside_list(self, users: Tensor, items: Tensor) -> Tensor:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
         cut = self._tracker.cut
-        assert cut is not None  # noqa: S101  (an epoch has ended before Phase II)
         known = users < len(cut)
         cuts = torch.where(known, cut[users.clamp(max=len(cut) - 1)], torch.nan)
         return self._score(users, items).cpu().float() < cuts  # never, where there is no cut
@@ -517,68 +441,50 @@ class SelfGuidedDenoiser:
             return self.config.assumed_lr
         return float(self._optimizers[0].param_groups[0]["lr"])
 
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(p._version for p in self.model.parameters())
-
     def _where(self) -> str:
-        return f"batch {self._epoch_batches + 1} of epoch {len(self._history) + 1}"
+        return f"batch {self._epoch.batches + 1} of epoch {len(self._history) + 1}"
 
     # ------------------------------------------------------------------ one epoch
 
-    def _begin_epoch(self) -> None:
-        self._epoch_observed = 0  # observed samples, which end an epoch by their number
-        self._epoch_samples = 0
-        self._epoch_batches = 0
-        self._epoch_loss = 0.0
-        self._epoch_weight = 0.0
-        self._epoch_started: float | None = None
-
-    def _epoch_seconds(self) -> float:
-        return 0.0 if self._epoch_started is None else time.perf_counter() - self._epoch_started
-
     def _end_epoch_if_full(self) -> None:
-        if not self._explicit_epochs and self._epoch_observed >= self.interactions.rows:
+        if not self._explicit_epochs and self._epoch.observed >= self.interactions.rows:
             self._end_epoch()
 
     def _end_epoch(self) -> EpochRecord:
-        epoch = len(self._history) + 1
+        phase = self.phase
         findings = self._tracker.examine(
             self._score,
-            with_noise_rate=self._phase is Phase.MEMORIZATION,
+            with_noise_rate=phase is Phase.MEMORIZATION,
             progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
         )
-        noise_rate = self._noise_rate
-        if findings.noise_rate is not None:
-            noise_rate = findings.noise_rate.value
         memorized = self._tracker.commit(findings)
-        trained_in = self._phase
+        if findings.noise_rate is not None:
+            self._noise_rate = findings.noise_rate.value
+        noise_rate = self._noise_rate
         record = EpochRecord(
-            epoch=epoch,
-            phase=trained_in,
+            epoch=len(self._history) + 1,
+            phase=phase,
             memorized_ratio=memorized / len(self.interactions),
             clean_ratio=None if noise_rate is None else self._detector.clean_ratio(noise_rate),
             noise_rate=noise_rate,
-            loss=self._epoch_loss / self._epoch_samples,
-            mean_weight=self._epoch_weight / self._epoch_samples,
-            seconds=self._epoch_seconds(),
+            loss=self._epoch.loss_sum / self._epoch.samples,
+            mean_weight=self._epoch.weight_sum / self._epoch.samples,
+            seconds=self._epoch.seconds(),
         )
-        self._noise_rate = noise_rate
         self._history.append(record)
-        self._begin_epoch()
-        logger.info(
-            "epoch %d (%s): memorized %.3f, clean %s, loss %.4f",
-            epoch, trained_in.value, record.memorized_ratio, record.clean_ratio, record.loss,
-        )
-        if trained_in is Phase.MEMORIZATION and noise_rate is not None:
-            self._decide(record, memorized)
+        self._epoch = EpochProgress()
+        logger.info("%s", record)
+        if phase is Phase.MEMORIZATION and noise_rate is not None:
+            self._decide(record, memorized, noise_rate)
         return record
 
-    def _decide(self, record: EpochRecord, memorized: int) -> None:
+    def _decide(self, record: EpochRecord, memorized: int, noise_rate: float) -> None:
+        """Begins Phase II where Eq. 3 holds, or the time is out."""
         verdict = self._detector.decide(
             epoch=record.epoch,
             memorized=memorized,
             total=len(self.interactions),
-            noise_rate=record.noise_rate if record.noise_rate is not None else 0.0,
+            noise_rate=noise_rate,
         )
         if verdict is Verdict.STAY:
             return
@@ -596,28 +502,20 @@ class SelfGuidedDenoiser:
                 DenoiserWarning,
                 stacklevel=4,
             )
+        self._self_guided = self._new_self_guided(self._tracker.memorized_ids())
         self._memorization_point = record.epoch
-        self._phase = Phase.SELF_GUIDED
-        self._enter_self_guided(self._tracker.memorized_ids())
-        logger.info("Phase II begins after epoch %d with %d memorized", record.epoch, memorized)
+        logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
-    def _enter_self_guided(self, memorized: Tensor) -> None:
-        self._memorized = memorized
-        self._in_memorized = torch.zeros(len(self.interactions), dtype=torch.bool)
-        self._in_memorized[memorized] = True
-        if self.config.denoising_learning:
-            dtype = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
-            self._learner = SelfGuidedLearner(
-                memorized, self.config, device=self._device, dtype=dtype
-            )
+    def _new_self_guided(self, memorized: Tensor) -> SelfGuidedPhase:
+        return SelfGuidedPhase(
+            memorized,
+            len(self.interactions),
+            self.config,
+            device=self._device,
+            dtype=torch.promote_types(next(self.model.parameters()).dtype, torch.float32),
+        )
 
 
-def raise_interactions(interactions: Any) -> None:
-    """Interactions handed over as something else than a pair of columns."""
-    from sgdl_wrap.errors import InteractionsError
-
-    shape = f" of shape {np.shape(interactions)}" if hasattr(interactions, "shape") else ""
-    raise InteractionsError(
-        f"Expected interactions=(users, items), got {type(interactions).__name__}{shape}. "
-        "Pass two 1-D integer arrays or tensors."
-    )
+def _versions(lookahead: Lookahead) -> tuple[int, ...]:
+    """Tells whether a parameter was written to since."""
+    return tuple(p._version for p in lookahead.parameters)

@@ -104,8 +104,8 @@ class Interactions:
         """
         if users.numel() == 0:
             return torch.empty(0, dtype=torch.int64)
-        low = min(int(users.min()), int(items.min()))
-        high = int(items.max())
+        low, high = map(int, torch.aminmax(items))
+        low = min(low, int(users.min()))
         if low < 0:
             raise InteractionsError(
                 f"Expected ids >= 0, got {low} in a batch. "

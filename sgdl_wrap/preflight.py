@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sgdl_wrap.batches.trees import has_rows, take_rows
 from sgdl_wrap.errors import LossError, OptimizerError, ScoreError, UnsupportedModelError
 from sgdl_wrap.memorization.ranking import checked_scores
-from sgdl_wrap.random_streams import RandomStreams, foreign_states
+from sgdl_wrap.random_streams import RandomStreams, foreign_fingerprint
 from sgdl_wrap.self_guided.lookahead import (
     Lookahead,
     LossFn,
@@ -209,9 +209,9 @@ def check_lookahead(
     virtual = [_perturbed(p, generator).requires_grad_() for p in theta]
     with undisturbed(model):
         with swapped(theta, virtual), streams.own(advance=False):
-            before = foreign_states()
+            before = foreign_fingerprint()
             reference = loss_fn(model, batch)
-            draws_foreign = foreign_states() != before
+            draws_foreign = foreign_fingerprint() != before
             check_losses(reference, size, "the first batch")
             ones = torch.ones_like(reference)
             expected = vector_jacobian(reference, theta, ones, differentiable=False)

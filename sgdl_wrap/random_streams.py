@@ -51,7 +51,7 @@ class RandomStreams:
         Args:
             advance: False rewinds our stream afterwards, so that the next use draws the same.
         """
-        foreign = (np.random.get_state(), random.getstate()) if self.guard_foreign else None
+        foreign = _foreign_states() if self.guard_foreign else None
         theirs = self._torch_states()
         self._set_torch_states(self._own)
         try:
@@ -61,7 +61,7 @@ class RandomStreams:
                 self._own = self._torch_states()
             self._set_torch_states(theirs)
             if foreign is not None:
-                np.random.set_state(foreign[0])
+                np.random.set_state(foreign[0])  # noqa: NPY002  (the user's global stream)
                 random.setstate(foreign[1])
 
     def state(self) -> list[Tensor]:
@@ -73,7 +73,11 @@ class RandomStreams:
         self._own = [state.clone() for state in states]
 
 
-def foreign_states() -> tuple[Any, Any]:
+def _foreign_states() -> tuple[Any, Any]:
+    return np.random.get_state(), random.getstate()  # noqa: NPY002  (the user's global stream)
+
+
+def foreign_fingerprint() -> tuple[Any, ...]:
     """The states of numpy's and Python's global streams, comparable with ``==``."""
-    name, keys, *rest = np.random.get_state()
-    return (name, bytes(np.asarray(keys).data), *rest), random.getstate()
+    (name, keys, *rest), python = _foreign_states()
+    return name, bytes(np.asarray(keys).data), *rest, python

@@ -1,9 +1,13 @@
-"""What a person reads of a run: one record an epoch."""
+"""What is noted of an epoch while it runs, and the record that a person reads after it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from sgdl_wrap.memorization.transition import Phase
 
@@ -40,3 +44,50 @@ class EpochRecord:
     def from_dict(cls, values: dict[str, Any]) -> EpochRecord:
         """The record that :meth:`as_dict` gave."""
         return cls(**{**values, "phase": Phase(values["phase"])})
+
+
+@dataclass
+class EpochProgress:
+    """The epoch under way: an epoch ends by the number of its observed samples."""
+
+    observed: int = 0
+    samples: int = 0
+    batches: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    _seconds_before: float = 0.0  # lived before the state was saved
+    _started: float | None = field(default=None, repr=False)
+
+    def begin(self) -> None:
+        """Starts the clock at the first batch."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def add(self, observed: int, losses: Tensor) -> None:
+        """Counts one batch."""
+        self.observed += observed
+        self.samples += len(losses)
+        self.batches += 1
+        self.loss_sum += float(losses.sum(dtype=torch.float64))
+
+    def seconds(self) -> float:
+        """Wall time since the first batch."""
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._seconds_before + running
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "observed": self.observed,
+            "samples": self.samples,
+            "batches": self.batches,
+            "loss_sum": self.loss_sum,
+            "weight_sum": self.weight_sum,
+            "seconds": self.seconds(),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> EpochProgress:
+        """The progress that :meth:`state_dict` gave."""
+        values = dict(state)
+        return cls(_seconds_before=values.pop("seconds"), **values)

@@ -12,8 +12,8 @@ from sgdl_wrap.interactions import Interactions
 
 FORMAT = 1
 _KEYS = {
-    "format", "interactions", "config", "parameters", "phase", "memorization_point", "noise_rate",
-    "history", "tracker", "memorized", "learner", "guidance", "streams", "epoch",
+    "format", "interactions", "config", "parameters", "memorization_point", "noise_rate",
+    "history", "tracker", "self_guided", "streams", "epoch", "explicit_epochs",
 }  # fmt: skip
 
 

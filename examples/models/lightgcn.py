@@ -110,7 +110,7 @@ def bpr_loss(model: nn.Module, batch: Triple) -> Tensor:
     return F.softplus(negative_scores - positive_scores)
 
 
-def ego_l2(model: nn.Module, batch: Triple) -> Tensor:
+def ego_l2(model: LightGCN, batch: Triple) -> Tensor:
     """The L2 term of LightGCN on the batch's layer-0 embeddings, a scalar.
 
     1/(2B) Σ_k ( |e_u|² + |e_i|² + |e_j|² ), still to be multiplied with its coefficient.

@@ -5,6 +5,8 @@ Source: He et al., Neural Collaborative Filtering, WWW 2017.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +45,7 @@ class NeuMF(nn.Module):
         # embedding_dim 32, n_layers 3 -> widths [64, 32, 16, 8]
         widths = [2 * embedding_dim // 2**depth for depth in range(n_layers + 1)]
         layers: list[nn.Module] = []
-        for width, next_width in zip(widths, widths[1:], strict=False):
+        for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU(), nn.Dropout(dropout)]
         self.mlp = nn.Sequential(*layers)
         self.output = nn.Linear(embedding_dim + widths[-1], 1)

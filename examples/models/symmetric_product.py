@@ -85,5 +85,5 @@ def symmetric_product(matrix: SymmetricMatrix, vectors: Tensor) -> Tensor:
     Returns:
         A x, (n, d). Its gradient by x is A g, for an incoming gradient g of shape (n, d).
     """
-    product: Tensor = _SymmetricProduct.apply(vectors, matrix)
+    product: Tensor = _SymmetricProduct.apply(vectors, matrix)  # type: ignore[no-untyped-call]
     return product

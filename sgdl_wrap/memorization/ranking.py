@@ -129,8 +129,9 @@ def checked_scores(scores: object, expected: int) -> Tensor:
     """Detached CPU scores of shape (K,), or an error that says what `score_fn` returned."""
     if not isinstance(scores, Tensor):
         raise ScoreError(
-            f"Expected score_fn to return a tensor of shape ({expected},), got "
-            f"{type(scores).__name__}. Return one score per pair from score_fn(model, users, items)."
+            f"Expected score_fn to return a tensor of shape ({expected},), got a "
+            f"{type(scores).__name__}. Return one score per pair from "
+            "score_fn(model, users, items)."
         )
     if scores.shape != (expected,):
         raise ScoreError(

@@ -46,7 +46,8 @@ class MemorizationTracker:
         self.smoothed: np.ndarray | None = None
         if "smoothed_loss" in config.weight_inputs:
             self.smoothed = np.full(len(interactions), np.nan, dtype=np.float32)
-        self.cut: Tensor | None = None  # each user's last ranked score
+        # score of each user's last ranked candidate; NaN before the first ranking
+        self.cut = torch.full((interactions.n_users,), torch.nan)
         self._generator = torch.Generator().manual_seed(config.seed)
 
     def record(self, ids: Tensor, losses: Tensor) -> None:
@@ -145,7 +146,7 @@ class MemorizationTracker:
             "epochs": epochs,
             "losses": torch.from_numpy(self.losses.copy()),
             "smoothed": None if self.smoothed is None else torch.from_numpy(self.smoothed.copy()),
-            "cut": None if self.cut is None else self.cut.clone(),
+            "cut": self.cut.clone(),
             "generator": self._generator.get_state(),
         }
 
@@ -155,5 +156,5 @@ class MemorizationTracker:
         self.losses = state["losses"].cpu().numpy().copy()
         if state["smoothed"] is not None:
             self.smoothed = state["smoothed"].cpu().numpy().copy()
-        self.cut = None if state["cut"] is None else state["cut"].cpu().clone()
+        self.cut = state["cut"].cpu().clone()
         self._generator.set_state(state["generator"].cpu())

@@ -16,7 +16,9 @@ class FactorHistory:
         length: T.
     """
 
-    def __init__(self, ids: Tensor, length: int, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, ids: Tensor, length: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.ids = ids
         self.length = length
         self.ring = torch.zeros(len(ids), length, N_FACTORS, device=device, dtype=dtype)

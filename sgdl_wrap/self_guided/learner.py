@@ -119,7 +119,6 @@ class SelfGuidedLearner:
         direction = [
             torch.zeros_like(p) if g is None else g for g, p in zip(found, virtual, strict=True)
         ]
-        lookahead.release()
 
         products = gradient_products(step, vector, direction)
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>

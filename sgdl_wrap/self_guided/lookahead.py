@@ -6,7 +6,8 @@ The only importer of `higher`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ _HOOKS = (
     "_forward_hooks_always_called",
 )
 _ALWAYS_COPIED = 65_536  # elements
-# what a patched module must not take from the original at each use
-_OWN_ATTRIBUTES = {"_parameters", "_buffers", "_modules", *_HOOKS}
+# what every module has, and a functional twin must not take from its original again
+_MODULE_ATTRIBUTES = set(vars(nn.Module())) - {"training"}
 
 
 class _LossModule(nn.Module):
@@ -57,33 +58,29 @@ class Lookahead:
         loss_fn: per-sample losses, ``loss_fn(model, batch) -> (B,)``.
 
     Attributes:
-        names: of the trainable parameters θ, each once however often it is shared.
+        parameters: θ, the trainable parameters, each once however often it is shared.
+        names: theirs.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
         wrapped = _LossModule(model, loss_fn)
         # the flags of a fresh wrapper are not the user's to have changed
         wrapped.training = model.training
-        self._model = model
-        self._functional: Any = higher.monkeypatch(
-            wrapped, copy_initial_weights=False, track_higher_grads=True
-        )
+        self._functional: Any = higher.monkeypatch(wrapped, copy_initial_weights=False)
         self._functional.track_higher_grads = False  # with it, every use would be kept
-        self._all = list(wrapped.parameters())
+        self._all: list[Tensor] = list(wrapped.parameters())
         self._trainable = [i for i, p in enumerate(self._all) if p.requires_grad]
+        self.parameters: list[Tensor] = [self._all[i] for i in self._trainable]
         self.names = [
             name.removeprefix("model.")
             for name, p in wrapped.named_parameters()
             if p.requires_grad
         ]
-        self._twins = list(_twins(model, self._functional.model))
-        self._buffer_versions: dict[tuple[int, str], tuple[int, int, int]] = {}
+        self._twins = [
+            _Twin(original, twin, self._all)
+            for original, twin in _pairs(model, self._functional.model)
+        ]
         self.release()
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """θ: the model's trainable parameters."""
-        return [self._all[i] for i in self._trainable]
 
     def losses(self, virtual: Sequence[Tensor], batch: Any) -> Tensor:
         """L(θ̂): per-sample losses, (B,), with a graph to the virtual parameters.
@@ -95,57 +92,103 @@ class Lookahead:
         parameters: list[Tensor] = [p.detach() for p in self._all]
         for place, tensor in zip(self._trainable, virtual, strict=True):
             parameters[place] = tensor
-        self._follow_original()
-        self._functional.update_params(parameters)
+        self._place(parameters)
         losses: Tensor = self._functional(batch)
         return losses
 
     def release(self) -> None:
         """Lets go of the last virtual parameters and their graph."""
-        self._functional.update_params([p.detach() for p in self._all])
+        self._place([p.detach() for p in self._all])
 
-    def _follow_original(self) -> None:
-        for number, (original, twin) in enumerate(self._twins):
-            for name, value in vars(original).items():
-                if name not in _OWN_ATTRIBUTES and twin.__dict__.get(name) is not value:
-                    twin.__dict__[name] = value
-            for hooks in _HOOKS:
-                twin.__dict__[hooks] = original.__dict__[hooks]
-            for name, buffer in original._buffers.items():
-                self._follow_buffer((number, name), buffer, twin)
+    def _place(self, parameters: list[Tensor]) -> None:
+        # What higher's update_params does by walking the tree, from a table made once.
+        self._functional.fast_params = parameters
+        for twin in self._twins:
+            twin.place(parameters)
+            twin.follow()
 
-    def _follow_buffer(self, key: tuple[int, str], buffer: Tensor | None, twin: nn.Module) -> None:
-        name = key[1]
+
+class _Twin:
+    """One submodule, its functional counterpart, and what the second takes from the first.
+
+    Args:
+        original: a submodule of the user's model.
+        functional: its counterpart in higher's functional model.
+        parameters: of the whole model, each once.
+    """
+
+    def __init__(
+        self, original: nn.Module, functional: nn.Module, parameters: list[Tensor]
+    ) -> None:
+        self.original = original
+        self.functional = functional
+        numbers = {id(p): i for i, p in enumerate(parameters)}
+        self._slots = [
+            (name, numbers[id(p)])
+            for name, p in original._parameters.items()
+            if p is not None
+        ]
+        for hooks in _HOOKS:  # the very dicts: hooks registered later count as well
+            functional.__dict__[hooks] = original.__dict__[hooks]
+        if not hasattr(original, "_flat_weights_names"):
+            # higher sets every parameter again at each call of each submodule; they are placed
+            # already, so the class's own forward will do. An RNN needs more than its parameters.
+            true_forward = type(original).forward
+            functional.__dict__["forward"] = MethodType(true_forward, functional)
+        self._attributes: list[str] = []
+        self._seen_attributes = -1
+        self._seen_versions: dict[str, tuple[int, int, int]] = {}
+
+    def place(self, parameters: list[Tensor]) -> None:
+        """Sets the virtual parameters."""
+        placed: Any = self.functional._parameters
+        for name, number in self._slots:
+            placed[name] = parameters[number]
+
+    def follow(self) -> None:
+        """Takes over the flag, plain attributes and buffers that the original has by now."""
+        theirs, ours = vars(self.original), vars(self.functional)
+        if len(theirs) != self._seen_attributes:
+            self._attributes = [name for name in theirs if name not in _MODULE_ATTRIBUTES]
+            self._seen_attributes = len(theirs)
+        for name in self._attributes:
+            value = theirs[name]
+            if ours.get(name) is not value:
+                ours[name] = value
+        for name, buffer in self.original._buffers.items():
+            self._follow_buffer(name, buffer)
+
+    def _follow_buffer(self, name: str, buffer: Tensor | None) -> None:
         if buffer is None or buffer.layout != torch.strided:
-            twin._buffers[name] = buffer  # a sparse matrix is shared, not copied
+            self.functional._buffers[name] = buffer  # a sparse matrix is shared, not copied
             return
-        copy = twin._buffers.get(name)
+        copy = self.functional._buffers.get(name)
         seen = (id(buffer), buffer._version, -1 if copy is None else copy._version)
         # batch_norm writes its running statistics without counting a version: small buffers are
         # copied always, large ones when their version tells of a change
-        if buffer.numel() > _ALWAYS_COPIED and self._buffer_versions.get(key) == seen:
+        if buffer.numel() > _ALWAYS_COPIED and self._seen_versions.get(name) == seen:
             return
         if copy is None or copy.shape != buffer.shape or copy.dtype != buffer.dtype:
             copy = buffer.detach().clone()
-            twin._buffers[name] = copy
+            self.functional._buffers[name] = copy
         else:
             with torch.no_grad():
                 copy.copy_(buffer)
-        self._buffer_versions[key] = (id(buffer), buffer._version, copy._version)
+        self._seen_versions[name] = (id(buffer), buffer._version, copy._version)
 
 
-def _twins(original: nn.Module, twin: nn.Module) -> Any:
+def _pairs(original: nn.Module, functional: Any) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Each submodule beside its functional counterpart; a shared one as often as it is used."""
-    yield original, twin
+    yield original, functional
     for name, child in original._modules.items():
         if child is not None:
-            yield from _twins(child, twin._modules[name])  # type: ignore[arg-type]
+            yield from _pairs(child, functional._modules[name])
 
 
 def vector_jacobian(
     losses: Tensor, parameters: Sequence[Tensor], vector: Tensor, *, differentiable: bool
 ) -> list[Tensor]:
-    """J^T v = Σ_k v_k ∇L_k(θ), one tensor a parameter (zeros where the loss ignores it).
+    """J^T v = Σ_k v_k ∇L_k(θ), one tensor a parameter, zeros where the loss ignores it.
 
     Args:
         losses: (B,), with a graph to the parameters; the graph is kept.
@@ -179,11 +222,12 @@ def gradient_products(
     Returns:
         (B,)
     """
-    pairs = zip(jacobian_vector, direction, strict=True)
-    terms = [(a * d).sum() for a, d in pairs if a.requires_grad]
-    if not terms:
+    linked = [(a, d) for a, d in zip(jacobian_vector, direction, strict=True) if a.requires_grad]
+    if not linked:
         return torch.zeros_like(vector)
-    (products,) = torch.autograd.grad(torch.stack(terms).sum(), vector, allow_unused=True)
+    (products,) = torch.autograd.grad(
+        [a for a, _ in linked], vector, grad_outputs=[d for _, d in linked], allow_unused=True
+    )
     return torch.zeros_like(vector) if products is None else products
 
 
@@ -192,5 +236,5 @@ def assumed_update(
 ) -> list[Tensor]:
     """θ̂ = θ - η1 g, plain SGD whatever the user's optimizer is (Eq. 7); leaves with gradient."""
     with torch.no_grad():
-        moved = [torch.sub(p, g, alpha=lr) for p, g in zip(parameters, gradients, strict=True)]
+        moved = torch._foreach_add(list(parameters), list(gradients), alpha=-lr)
     return [tensor.requires_grad_() for tensor in moved]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 
 class WeightingFunction(nn.Module):
@@ -49,7 +48,9 @@ def linear(
     dtype: torch.dtype,
 ) -> nn.Linear:
     """A Linear with Xavier weights and zero bias, drawn without the global random state."""
-    layer: nn.Linear = skip_init(nn.Linear, n_inputs, n_outputs, device=device, dtype=dtype)
+    # made on no device, so that its own initialisation draws nothing
+    blank = nn.Linear(n_inputs, n_outputs, device=torch.device("meta"), dtype=dtype)
+    layer: nn.Linear = blank.to_empty(device=device)
     draw_xavier_(layer.weight, generator)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,0 +1,424 @@
+"""One step of ψ and φ against three references: `higher`, functional_call, and Eq. 16 in a loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sgdl_wrap import DenoiserConfig
+from sgdl_wrap.random_streams import RandomStreams
+from sgdl_wrap.self_guided.guidance import Guidance
+from sgdl_wrap.self_guided.learner import MetaStep, SelfGuidedLearner
+from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.self_guided.selection import gumbel_noise
+from tests.models_zoo import (
+    UNROLLED,
+    ZOO,
+    Case,
+    assert_identical,
+    make,
+    relative_gap,
+    seeded,
+    snapshot,
+    stream_states,
+)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # an invalid escape in its source
+    import higher
+
+ETA = 0.3
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+DTYPES = pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
+)
+NORMALIZATIONS = pytest.mark.parametrize("normalization", ["none", "mean"])
+
+
+class Scene:
+    """A learner before its first step, with a history of visits, and all that step reads."""
+
+    def __init__(self, case: Case, config: DenoiserConfig) -> None:
+        self.case, self.config = case, config
+        n = len(case.guidance["item"] if isinstance(case.guidance, dict) else case.guidance[0])
+        self.memorized = torch.arange(3, 3 + 2 * n)
+        self.ids = self.memorized[1 : n + 1]
+        self.learner = SelfGuidedLearner(
+            self.memorized, config, device=torch.device("cpu"), dtype=case.dtype
+        )
+        # ψ starts with zero biases; anywhere else tells more
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for p in self.learner.weighting.parameters():
+                p.add_(0.3 * torch.randn(p.shape, generator=generator).to(p))
+        self.visits: dict[int, list[Tensor]] = {}
+        self._visit(self.ids[: n // 2], generator)
+        self._visit(self.ids[n // 4 :], generator)
+        self._visit(self.ids[:2], generator)
+        self.lookahead = Lookahead(case.model, case.loss_fn)
+        self.streams = RandomStreams(torch.device("cpu"), 0)
+        self.guidance = Guidance(case.guidance, None, self.ids)
+        self.psi = [p.detach().clone().requires_grad_() for p in self.learner.weighting.parameters()]
+
+    def _visit(self, ids: Tensor, generator: torch.Generator) -> None:
+        losses = torch.rand(len(ids), generator=generator).to(self.case.dtype)
+        products = torch.randn(len(ids), generator=generator).to(self.case.dtype)
+        self.learner.record_visits(ids, losses, products)
+        for place, number in enumerate(ids.tolist()):
+            self.visits.setdefault(number, []).append(torch.stack([losses[place], products[place]]))
+
+    def learn(self) -> MetaStep:
+        losses = self.case.loss_fn(self.case.model, self.case.batch)
+        return self.learner.learn(
+            losses, losses.detach()[:, None], self.guidance, self.lookahead, self.streams,
+            assumed_lr=ETA,
+        )
+
+    def weights(self, psi: list[Tensor], losses: Tensor) -> Tensor:
+        """g(L.detach(); ψ), written out."""
+        first, first_bias, second, second_bias = psi
+        hidden = torch.relu(losses.detach()[:, None] @ first.T + first_bias)
+        weights = torch.sigmoid(hidden @ second.T + second_bias)[:, 0]
+        return weights / weights.mean() if self.config.weight_normalization == "mean" else weights
+
+
+class _Dispatcher(nn.Module):
+    """The loss as a forward of its own, so that calls of submodules are functional too."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.model, self.loss_fn = case.model, case.loss_fn
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss_fn(self.model, batch)
+
+
+def losses_unrolled_by_higher(scene: Scene) -> Tensor:
+    case = scene.case
+    dispatcher = _Dispatcher(case)
+    functional = higher.monkeypatch(
+        dispatcher, copy_initial_weights=False, track_higher_grads=True
+    )
+    sgd = torch.optim.SGD(dispatcher.parameters(), lr=ETA)
+    optimizer = higher.get_diff_optim(
+        sgd, list(dispatcher.parameters()), fmodel=functional, track_higher_grads=True
+    )
+    losses = functional(case.batch)
+    optimizer.step((scene.weights(scene.psi, losses) * losses).sum() / len(losses))
+    return functional(case.guidance)
+
+
+def losses_unrolled_by_functional_call(scene: Scene) -> Tensor:
+    case = scene.case
+    dispatcher = _Dispatcher(case)
+    aliases: dict[nn.Parameter, list[str]] = {}
+    for path, module in dispatcher.named_modules():  # each module once
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                aliases.setdefault(parameter, []).append(f"{path}.{name}" if path else name)
+
+    def losses_at(values: dict[nn.Parameter, Tensor], batch: Any) -> Tensor:
+        named = {name: value for p, value in values.items() for name in aliases[p]}
+        return torch.func.functional_call(dispatcher, named, (batch,), tie_weights=False)
+
+    theta = {p: p for p in aliases}
+    losses = losses_at(theta, case.batch)
+    objective = (scene.weights(scene.psi, losses) * losses).sum() / len(losses)
+    trained = [p for p in aliases if p.requires_grad]
+    found = torch.autograd.grad(objective, trained, create_graph=True, allow_unused=True)
+    moved = dict(theta)
+    for parameter, gradient in zip(trained, found, strict=True):
+        if gradient is not None:
+            moved[parameter] = parameter - ETA * gradient
+    return losses_at(moved, case.guidance)
+
+
+def psi_gradient_in_a_loop(scene: Scene, shares: Tensor) -> list[Tensor]:
+    """Eq. 16: -(η1/B) Σ_k <∇(guidance)(θ̂), ∇L_k(θ)> dw_k/dψ."""
+    case = scene.case
+    theta = case.trainable()
+    losses = case.loss_fn(case.model, case.batch)
+    weights = scene.weights(scene.psi, losses)
+    per_sample = []
+    for k in range(len(losses)):
+        found = torch.autograd.grad(losses[k], theta, retain_graph=True, allow_unused=True)
+        per_sample.append(_flat(found, theta))
+    step = sum(w * g for w, g in zip(weights.detach(), per_sample, strict=True)) / len(losses)
+    originals = [p.detach().clone() for p in theta]
+    pieces = step.split([p.numel() for p in theta])
+    with torch.no_grad():
+        for p, piece in zip(theta, pieces, strict=True):
+            p.sub_(ETA * piece.view_as(p))
+    guidance = (shares * case.loss_fn(case.model, case.guidance)).sum()
+    outer = _flat(torch.autograd.grad(guidance, theta, allow_unused=True), theta)
+    with torch.no_grad():
+        for p, original in zip(theta, originals, strict=True):
+            p.copy_(original)
+    products = torch.stack([outer @ gradient for gradient in per_sample])
+    total = (weights * (-ETA / len(losses) * products)).sum()
+    return list(torch.autograd.grad(total, scene.psi))
+
+
+def _flat(gradients: Any, like: list[Any]) -> Tensor:
+    return torch.cat([
+        (torch.zeros_like(p) if g is None else g).flatten()
+        for g, p in zip(gradients, like, strict=True)
+    ])
+
+
+# ------------------------------------------------------------------ ψ
+
+
+@DTYPES
+@NORMALIZATIONS
+@pytest.mark.parametrize("scheduler", ["lstm", "none"])
+@pytest.mark.parametrize("name", UNROLLED)
+@pytest.mark.parametrize(
+    "unrolled",
+    [losses_unrolled_by_higher, losses_unrolled_by_functional_call],
+    ids=["higher", "functional_call"],
+)
+def test_weighting_gradient_equals_a_full_unroll(
+    unrolled: Callable[[Scene], Tensor],
+    name: str,
+    scheduler: str,
+    normalization: str,
+    dtype: torch.dtype,
+) -> None:
+    config = DenoiserConfig(
+        weight_normalization=normalization, denoising_scheduler=scheduler, gumbel_draws=4
+    )
+    scene = Scene(make(name, dtype), config)
+    step = scene.learn()
+    losses = unrolled(scene)
+    guidance_loss = (step.shares * losses).sum()
+    expected = torch.autograd.grad(guidance_loss, scene.psi)
+    assert relative_gap(step.weighting_gradients, list(expected)) <= TOLERANCE[dtype]
+    assert relative_gap([step.guidance_loss], [guidance_loss]) <= TOLERANCE[dtype]
+    assert float(step.shares.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@DTYPES
+@NORMALIZATIONS
+@pytest.mark.parametrize("name", UNROLLED)
+def test_weighting_gradient_equals_equation_16_in_a_loop(
+    name: str, normalization: str, dtype: torch.dtype
+) -> None:
+    config = DenoiserConfig(weight_normalization=normalization, gumbel_draws=4)
+    scene = Scene(make(name, dtype), config)
+    step = scene.learn()
+    expected = psi_gradient_in_a_loop(scene, step.shares)
+    assert relative_gap(step.weighting_gradients, expected) <= TOLERANCE[dtype]
+
+
+def test_rows_of_a_whole_guidance_batch_are_the_samples_that_guide() -> None:
+    case = make("mlp", torch.float64)
+    scene = Scene(case, DenoiserConfig(denoising_scheduler="none"))
+    rows = torch.tensor([1, 4, 5])
+    scene.guidance = Guidance(case.guidance, rows, scene.ids[:3])
+    step = scene.learn()
+    guidance_loss = losses_unrolled_by_functional_call(scene)[rows].mean()
+    expected = torch.autograd.grad(guidance_loss, scene.psi)
+    assert relative_gap(step.weighting_gradients, list(expected)) <= 1e-10
+
+
+def test_psi_takes_one_step_of_adam_with_that_gradient() -> None:
+    scene = Scene(make("neumf", torch.float64), DenoiserConfig(meta_lr=0.02))
+    step = scene.learn()
+    reference = torch.optim.Adam(scene.psi, lr=0.02)
+    for parameter, gradient in zip(scene.psi, step.weighting_gradients, strict=True):
+        parameter.grad = gradient.clone()
+    reference.step()
+    found = list(scene.learner.weighting.parameters())
+    assert relative_gap(found, scene.psi) <= 1e-12
+    assert all(p.grad is None for p in found)
+
+
+def test_learning_lowers_the_guidance_loss() -> None:
+    scene = Scene(
+        make("mlp", torch.float64), DenoiserConfig(denoising_scheduler="none", meta_lr=0.05)
+    )
+    course = [float(scene.learn().guidance_loss) for _ in range(40)]
+    assert course[-1] < course[0]
+    assert course == sorted(course, reverse=True)
+
+
+# ------------------------------------------------------------------ φ
+
+
+def scheduler_logits(scheduler: nn.Module, phi: dict[str, Tensor], visits: list[Tensor]) -> Tensor:
+    """o_m of one sample from its own visits, the LSTM cell written out (or the MLP)."""
+    output = [phi["output.weight"], phi["output.bias"]]
+    if "hidden.weight" in phi:
+        hidden = torch.relu(phi["hidden.weight"] @ visits[-1] + phi["hidden.bias"])
+        return (output[0] @ hidden + output[1])[0]
+    named = {name.split(".")[-1]: value for name, value in phi.items()}
+    size = named["weight_hh_l0"].shape[1]
+    h = c = torch.zeros(size, dtype=visits[0].dtype)
+    for x in visits:
+        gates = named["weight_ih_l0"] @ x + named["weight_hh_l0"] @ h + named["bias_ih_l0"]
+        if "bias_hh_l0" in named:
+            gates = gates + named["bias_hh_l0"]
+        i, f, g, o = gates.split(size)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    return (output[0] @ h + output[1])[0]
+
+
+def first_adam_gradient(optimizer: torch.optim.Optimizer, parameters: list[Any]) -> list[Tensor]:
+    """After one step of Adam, exp_avg is (1 - β1) times the gradient."""
+    beta = optimizer.param_groups[0]["betas"][0]
+    return [optimizer.state[p]["exp_avg"] / (1 - beta) for p in parameters]
+
+
+@DTYPES
+@NORMALIZATIONS
+@pytest.mark.parametrize("scheduler", ["lstm", "mlp"])
+@pytest.mark.parametrize("name", UNROLLED)
+def test_scheduler_gradient_equals_the_reference(
+    name: str, scheduler: str, normalization: str, dtype: torch.dtype
+) -> None:
+    config = DenoiserConfig(
+        denoising_scheduler=scheduler,
+        denoising_scheduler_hidden=6,
+        weight_normalization=normalization,
+        gumbel_draws=7,
+        gumbel_tau=0.8,  # at 0.05 most draws have no gradient left
+        factor_history=2,
+    )
+    scene = Scene(make(name, dtype), config)
+    module = scene.learner.denoising_scheduler
+    assert module is not None
+    phi = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters()}
+    generator = torch.Generator()
+    generator.set_state(scene.learner.generator.get_state())
+    noise = gumbel_noise(
+        (7, len(scene.ids)), generator, dtype=dtype, device=torch.device("cpu")
+    )
+    step = scene.learn()
+    assumed = losses_unrolled_by_functional_call(scene).detach()
+
+    never = [torch.zeros(2, dtype=dtype)]
+    logits = torch.stack([
+        scheduler_logits(module, phi, scene.visits.get(number, never)[-2:])
+        for number in scene.ids.tolist()
+    ])
+    bracket = torch.log(torch.softmax(logits, 0)) + noise
+    draws = F.one_hot(bracket.argmax(1), len(scene.ids)).to(dtype)
+    assert torch.allclose(step.shares, draws.mean(0), atol=1e-6)
+    soft = torch.softmax(bracket / 0.8, dim=1).mean(0)
+    expected = torch.autograd.grad((soft * assumed).sum(), list(phi.values()))
+    optimizer = scene.learner.scheduler_optimizer
+    assert optimizer is not None
+    found = first_adam_gradient(optimizer, list(module.parameters()))
+    assert relative_gap(found, list(expected)) <= TOLERANCE[dtype] * 10
+
+
+def test_memorized_negatives_share_equally_and_the_scheduler_divides_the_rest() -> None:
+    case = make("mlp", torch.float64)
+    scene = Scene(case, DenoiserConfig(gumbel_draws=16))
+    ids = scene.ids.clone()
+    negatives = torch.tensor([0, 3, 4])
+    ids[negatives] = -1
+    scene.guidance = Guidance(case.guidance, None, ids)
+    shares = scene.learn().shares
+    assert torch.allclose(shares[negatives], torch.full((3,), 1 / len(ids), dtype=torch.float64))
+    assert float(shares.sum()) == pytest.approx(1.0)
+    rest = shares[ids >= 0] * 16 * len(ids) / (len(ids) - 3)  # whole numbers of draws
+    assert torch.allclose(rest, rest.round(), atol=1e-9)
+
+
+def test_guidance_of_negatives_alone_leaves_the_scheduler_as_it_is() -> None:
+    case = make("mlp", torch.float64)
+    scene = Scene(case, DenoiserConfig())
+    scene.guidance = Guidance(case.guidance, None, torch.full_like(scene.ids, -1))
+    module = scene.learner.denoising_scheduler
+    assert module is not None
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    shares = scene.learn().shares
+    assert torch.allclose(shares, torch.full_like(shares, 1 / len(shares)))
+    assert_identical({n: p.detach() for n, p in module.named_parameters()}, before)
+
+
+def test_the_better_half_of_the_latest_visits_guides_under_top_f() -> None:
+    scene = Scene(make("mlp", torch.float64), DenoiserConfig(denoising_scheduler="top_f"))
+    zero = torch.zeros(2, dtype=torch.float64)
+    latest = torch.stack([
+        scene.visits.get(number, [zero])[-1] for number in scene.ids.tolist()
+    ]).numpy()
+    total = ((latest - latest.mean(0)) / latest.std(0)).sum(1)
+    half = (len(total) + 1) // 2
+    better = set(sorted(range(len(total)), key=lambda place: -total[place])[:half])
+    shares = scene.learn().shares.tolist()
+    assert {place for place, share in enumerate(shares) if share > 0} == better
+    assert all(share in (0.0, pytest.approx(1 / half)) for share in shares)
+
+
+def test_paper_similarity_records_the_cosines_of_equation_10() -> None:
+    case = make("mlp", torch.float64)
+    scene = Scene(case, DenoiserConfig(similarity="paper", factor_history=1))
+    theta = case.trainable()
+
+    def per_sample() -> tuple[Tensor, list[Tensor]]:
+        losses = case.loss_fn(case.model, case.guidance)
+        return losses.detach(), [
+            _flat(torch.autograd.grad(loss, theta, retain_graph=True), theta) for loss in losses
+        ]
+
+    losses, here = per_sample()
+    training = case.loss_fn(case.model, case.batch)
+    objective = (scene.weights(scene.psi, training).detach() * training).mean()
+    step = torch.autograd.grad(objective, theta)
+    scene.learn()
+    with torch.no_grad():
+        for p, g in zip(theta, step, strict=True):
+            p.sub_(ETA * g)
+    _, there = per_sample()
+    cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(here, there, strict=True)]
+    assert scene.learner.factors is not None
+    slots = scene.learner.factors.slots(scene.ids)
+    factors, visits = scene.learner.factors.sequences(slots)
+    assert visits.tolist() == [1] * len(scene.ids)
+    assert torch.allclose(factors[0, :, 0], losses, rtol=1e-12)
+    assert factors[0, :, 1].tolist() == pytest.approx(cosines, abs=1e-12)
+
+
+# ------------------------------------------------------------------ what stays as it is
+
+
+@pytest.mark.parametrize("similarity", ["alignment", "paper"])
+@pytest.mark.parametrize("name", ZOO)
+def test_learning_leaves_everything_of_the_users_as_it_is(name: str, similarity: str) -> None:
+    case = make(name)
+    optimizer = torch.optim.Adam(case.trainable(), lr=0.01)
+    with seeded(4):
+        case.loss_fn(case.model, case.batch).sum().backward()
+        optimizer.step()  # gradients stay behind, as in a user's loop
+        scene = Scene(case, DenoiserConfig(similarity=similarity))
+        losses = case.loss_fn(case.model, case.batch)
+        before, streams = snapshot(case.model, optimizer), stream_states()
+        for _ in range(2):
+            scene.learner.learn(
+                losses, losses.detach()[:, None], scene.guidance, scene.lookahead, scene.streams,
+                assumed_lr=ETA,
+            )
+        assert_identical(snapshot(case.model, optimizer), before)
+        assert stream_states() == streams
+        losses.mean().backward()  # the graph of L(θ) still serves the actual update
+
+
+def test_the_same_seed_learns_the_same_and_the_state_carries_on() -> None:
+    first = Scene(make("neumf"), DenoiserConfig(gumbel_draws=3))
+    second = Scene(make("neumf"), DenoiserConfig(gumbel_draws=3))
+    first.learn(), second.learn()
+    assert_identical(first.learner.state_dict(), second.learner.state_dict())
+    third = Scene(make("neumf"), DenoiserConfig(gumbel_draws=3, seed=0))
+    third.learner.load_state_dict(first.learner.state_dict())
+    first.learn(), third.learn()
+    assert_identical(third.learner.state_dict(), first.learner.state_dict())
