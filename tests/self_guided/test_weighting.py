@@ -1,0 +1,72 @@
+"""g(x; ψ) against numpy, and the two scales of its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sgdl_wrap.self_guided.weighting import WeightingFunction, draw_xavier_, normalized
+from tests.models_zoo import stream_states
+
+
+def build(n_inputs: int = 3, hidden: int = 64, seed: int = 0) -> WeightingFunction:
+    return WeightingFunction(
+        n_inputs,
+        hidden,
+        generator=torch.Generator().manual_seed(seed),
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize("n_inputs", [1, 3])
+def test_weights_equal_one_hidden_layer_in_numpy(n_inputs: int) -> None:
+    module = build(n_inputs, 5)
+    rng = np.random.default_rng(1)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.from_numpy(rng.normal(size=p.shape)))
+    first, first_bias, second, second_bias = (p.detach().numpy() for p in module.parameters())
+    features = rng.normal(size=(9, n_inputs))
+    hidden = np.maximum(features @ first.T + first_bias, 0)
+    expected = 1 / (1 + np.exp(-(hidden @ second[0] + second_bias[0])))
+    found = module(torch.from_numpy(features))
+    assert found.shape == (9,)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+    assert bool(((found > 0) & (found < 1)).all())
+
+
+def test_it_has_the_papers_size() -> None:
+    # Sec. 3.2.1: one hidden layer of 64 over the loss alone
+    assert [tuple(p.shape) for p in build(1).parameters()] == [(64, 1), (64,), (1, 64), (1,)]
+
+
+def test_initial_weights_come_from_the_generator_alone() -> None:
+    before = stream_states()
+    one, same, other = build(seed=1), build(seed=1), build(seed=2)
+    assert stream_states() == before
+    features = torch.rand(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(one(features), same(features))
+    assert not torch.equal(one(features), other(features))
+    assert not one.hidden.bias.any()
+    assert not one.output.bias.any()
+
+
+def test_xavier_fills_the_whole_range_evenly() -> None:
+    weight = torch.empty(200, 100)
+    draw_xavier_(weight, torch.Generator().manual_seed(0))
+    bound = (6 / 300) ** 0.5
+    assert 0.999 * bound < float(weight.abs().max()) <= bound * (1 + 1e-6)
+    assert float(weight.mean()) == pytest.approx(0.0, abs=0.01 * bound)
+    assert float(weight.var()) == pytest.approx(bound**2 / 3, rel=0.02)
+
+
+def test_normalized_by_the_mean_averages_one() -> None:
+    weights = torch.tensor([0.1, 0.2, 0.6])
+    assert normalized(weights, "mean").tolist() == pytest.approx([1 / 3, 2 / 3, 2.0])
+    assert normalized(weights, "none") is weights
+
+
+def test_weights_that_are_all_zero_stay_finite() -> None:
+    assert normalized(torch.zeros(3), "mean").tolist() == [0.0, 0.0, 0.0]

@@ -1,0 +1,296 @@
+"""The observed pairs against a dict and plain sets."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sgdl_wrap import DenoiserWarning, InteractionsError
+from sgdl_wrap.interactions import Interactions
+
+PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 11)), min_size=1, max_size=50)
+EXTRA = st.one_of(st.none(), st.integers(0, 4))  # items past the largest observed, or not given
+
+
+def ids(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def interactions_of(pairs: list[tuple[int, int]], extra: int | None) -> Interactions:
+    """Built from `pairs` with repeats allowed; n_items is given where `extra` is."""
+    users, items = [u for u, _ in pairs], [i for _, i in pairs]
+    n_items = None if extra is None else max(items) + 1 + extra
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DenoiserWarning)
+        return Interactions(users, items, n_items=n_items)
+
+
+# ------------------------------------------------------------------ against references
+
+
+@settings(deadline=None)
+@given(pairs=PAIRS, extra=EXTRA)
+def test_ids_number_the_distinct_pairs_in_order_of_user_and_item(pairs, extra):
+    found = interactions_of(pairs, extra)
+    distinct = sorted(set(pairs))
+    assert len(found) == len(distinct)
+    assert list(zip(found.users.tolist(), found.items.tolist(), strict=True)) == distinct
+
+
+@settings(deadline=None)
+@given(pairs=PAIRS, extra=EXTRA, queries=st.lists(st.tuples(st.integers(0, 30),
+                                                            st.integers(0, 30)), max_size=60))
+def test_look_up_agrees_with_a_dict(pairs, extra, queries):
+    found = interactions_of(pairs, extra)
+    if extra is not None:  # items past a given n_items are an error, told apart below
+        queries = [(u, i) for u, i in queries if i < found.n_items]
+    queries = queries + pairs
+    place = {pair: k for k, pair in enumerate(sorted(set(pairs)))}
+    expected = [place.get(pair, -1) for pair in queries]
+    users, items = ids([u for u, _ in queries]), ids([i for _, i in queries])
+    assert found.find(users, items).tolist() == expected
+
+
+@settings(deadline=None)
+@given(pairs=PAIRS, extra=EXTRA)
+def test_counts_and_starts_agree_with_counting_by_hand(pairs, extra):
+    found = interactions_of(pairs, extra)
+    distinct = sorted(set(pairs))
+    n_users = max(u for u, _ in pairs) + 1
+    counts = [sum(1 for u, _ in distinct if u == user) for user in range(n_users)]
+    assert found.n_users == n_users
+    assert found.counts.tolist() == counts
+    assert found.starts.tolist() == [sum(counts[:user]) for user in range(n_users + 1)]
+
+
+@settings(deadline=None)
+@given(pairs=PAIRS, extra=EXTRA)
+def test_unobserved_enumerates_the_complement_of_each_user(pairs, extra):
+    found = interactions_of(pairs, extra)
+    users, ranks, expected = [], [], []
+    for user in range(found.n_users):
+        own = {i for u, i in pairs if u == user}
+        for rank, item in enumerate(i for i in range(found.n_items) if i not in own):
+            users.append(user)
+            ranks.append(rank)
+            expected.append(item)
+    # handed over backwards, so that users need not come sorted
+    answer = found.unobserved(ids(users[::-1]), ids(ranks[::-1]))
+    assert answer.dtype == torch.int64
+    assert answer.tolist() == expected[::-1]
+
+
+def test_unobserved_of_a_subset_of_users_needs_no_other_user():
+    found = Interactions([0, 0, 3, 3, 3, 7], [0, 1, 1, 2, 4, 5], n_items=6)
+    assert found.unobserved(ids([3, 3, 3]), ids([0, 1, 2])).tolist() == [0, 3, 5]
+    assert found.unobserved(ids([5]), ids([4])).tolist() == [4]  # a user without interactions
+
+
+def test_look_up_and_complement_of_nothing_are_empty():
+    found = Interactions([0, 1], [2, 3])
+    for answer in (found.find(ids([]), ids([])), found.unobserved(ids([]), ids([]))):
+        assert answer.shape == (0,)
+        assert answer.dtype == torch.int64
+
+
+def test_item_past_an_inferred_catalogue_never_aliases_the_next_user():
+    # items 0..3: the key of (0, 4) would be that of (1, 0), which is observed
+    found = Interactions([0, 1, 1, 2], [3, 0, 1, 3])
+    assert found.n_items == 4
+    assert found.find(ids([0, 0, 1, 0]), ids([4, 5, 7, 4 * 2 + 3])).tolist() == [-1, -1, -1, -1]
+    assert found.find(ids([1, 1, 2]), ids([0, 1, 3])).tolist() == [1, 2, 3]
+
+
+def test_user_past_the_observed_ones_is_unknown():
+    found = Interactions([0, 1], [0, 3])
+    assert found.find(ids([2, 500, 1]), ids([0, 0, 3])).tolist() == [-1, -1, 1]
+
+
+@pytest.mark.xfail(strict=True, reason="user * n_items overflows int64 and wraps onto user 0")
+def test_user_id_near_the_limit_of_int64_is_unknown():
+    found = Interactions([0, 1], [0, 3])
+    assert found.find(ids([2**62]), ids([0])).tolist() == [-1]
+
+
+# ------------------------------------------------------------------ construction
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [list, tuple, np.array, torch.tensor, lambda x: np.array(x, dtype=np.int32),
+     lambda x: torch.tensor(x, dtype=torch.uint8), lambda x: np.array(x, dtype=np.uint16)],
+    ids=["list", "tuple", "numpy", "tensor", "int32", "uint8", "uint16"],
+)  # fmt: skip
+def test_accepts_every_kind_of_integer_sequence(wrap):
+    found = Interactions(wrap([4, 0, 4]), wrap([200, 1, 3]))
+    assert found.users.tolist() == [0, 4, 4]
+    assert found.items.tolist() == [1, 3, 200]
+    assert found.users.dtype == found.items.dtype == torch.int64
+
+
+def test_small_integer_types_do_not_overflow_in_the_keys():
+    users, items = torch.full((1,), 120, dtype=torch.int8), torch.full((1,), 127, dtype=torch.int8)
+    found = Interactions(users, items)
+    assert (found.users.tolist(), found.items.tolist()) == ([120], [127])
+
+
+def test_repeats_are_said_once_and_counted_as_one():
+    with pytest.warns(
+        DenoiserWarning, match=r"Expected distinct pairs, got 3 repeats among 5\. A pair that "
+        r"repeats is one interaction\."
+    ) as caught:  # fmt: skip
+        found = Interactions([1, 1, 0, 1, 0], [2, 2, 0, 2, 0])
+    assert len(caught) == 1
+    assert len(found) == 2
+    assert found.counts.tolist() == [1, 1]
+
+
+def test_distinct_pairs_are_taken_in_silence():
+    Interactions([1, 1, 0], [2, 0, 0])  # a warning would be an error here
+
+
+def test_rows_keeps_the_length_handed_over():
+    with pytest.warns(DenoiserWarning, match="got 2 repeats among 5"):
+        assert Interactions([1, 1, 0, 1, 0], [2, 3, 0, 2, 0]).rows == 5
+    assert Interactions([1, 1, 0], [2, 0, 0]).rows == 3
+
+
+def test_n_items_is_the_largest_id_plus_one_unless_given():
+    assert Interactions([0], [6]).n_items == 7
+    assert not Interactions([0], [6]).n_items_given
+    assert Interactions([0], [6], n_items=9).n_items == 9
+    assert Interactions([0], [6], n_items=9).n_items_given
+
+
+def test_arrays_handed_over_are_not_kept():
+    users, items = np.array([0, 1]), torch.tensor([2, 3])
+    found = Interactions(users, items)
+    users[:] = 9
+    items.fill_(9)
+    assert (found.users.tolist(), found.items.tolist()) == ([0, 1], [2, 3])
+
+
+# ------------------------------------------------------------------ fingerprint
+
+
+def test_fingerprint_is_that_of_the_set_of_pairs():
+    one = Interactions([0, 1, 2], [3, 1, 2])
+    assert one.fingerprint() == Interactions([2, 0, 1], [2, 3, 1]).fingerprint()
+    with pytest.warns(DenoiserWarning, match="got 1 repeats among 4"):
+        again = Interactions([2, 0, 1, 1], [2, 3, 1, 1])
+    assert one.fingerprint() == again.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "n_items"),
+    [([0, 1, 2], [3, 1, 1], None), ([0, 1, 3], [3, 1, 2], None), ([0, 1], [3, 1], None),
+     ([0, 1, 2, 2], [3, 1, 2, 3], None), ([0, 1, 2], [3, 1, 2], 5)],
+    ids=["item changed", "user changed", "pair gone", "pair more", "larger catalogue"],
+)  # fmt: skip
+def test_fingerprint_differs_when_anything_changes(users, items, n_items):
+    one = Interactions([0, 1, 2], [3, 1, 2])
+    assert one.fingerprint() != Interactions(users, items, n_items=n_items).fingerprint()
+
+
+@settings(deadline=None)
+@given(one=PAIRS, other=PAIRS)
+def test_fingerprints_agree_exactly_when_pairs_do(one, other):
+    # the same catalogue, so that only the pairs decide
+    first = interactions_of([*one, (0, 11)], 0).fingerprint()
+    second = interactions_of([*other, (0, 11)], 0).fingerprint()
+    assert (first == second) == ({*one, (0, 11)} == {*other, (0, 11)})
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "n_items", "sentence"),
+    [
+        ([0, -3], [0, 1], None, r"Expected users >= 0, got -3\. Number them from 0\."),
+        ([0, 3], [0, -1], None, r"Expected items >= 0, got -1\. Number them from 0\."),
+        ([0, 3], [0], None, r"Expected as many users as items, got 2 and 1\. Pass interactions="
+         r"\(users, items\), one entry each per observed pair\."),
+        ([], [], None, r"Expected at least one observed pair, got none\. Pass the training "
+         r"interactions as interactions=\(users, items\)\."),
+        ([0], [5], 5, r"Expected item ids below n_items = 5, got 5\. Pass a larger n_items, or "
+         r"ids counted from 0\."),
+        ([0], [0], 0, r"Expected n_items >= 1, got 0\. Pass the size of the item catalogue\."),
+        ([0.0, 1.0], [0, 1], None, r"Expected users to hold integers, got torch\.float32\. "
+         r"Convert it to int64\."),
+        ([0, 1], np.array([0.0, 1.0]), None, r"Expected items to hold integers, got "
+         r"torch\.float64\. Convert it to int64\."),
+        ([True, False], [0, 1], None, r"Expected users to hold integers, got torch\.bool\. "
+         r"Convert it to int64\."),
+        ([0, 1], torch.tensor([1j, 2j]), None, r"Expected items to hold integers, got "
+         r"torch\.complex64\. Convert it to int64\."),
+        ([[0, 1]], [0, 1], None, r"Expected users to be 1-D, got shape \(1, 2\)\. Flatten it\."),
+        (0, 1, None, r"Expected users to be 1-D, got shape \(\)\. Flatten it\."),
+        (["a"], [0], None, r"Expected users as a 1-D integer array or tensor, got list\. Convert "
+         r"it with numpy\.asarray or torch\.as_tensor\."),
+        ([0, 1], [[0], [1, 2]], None, r"Expected items as a 1-D integer array or tensor, got "
+         r"list\. Convert it with numpy\.asarray or torch\.as_tensor\."),
+        ([2**40], [2**40], None, r"Expected ids with users x items below 2\*\*62, got "
+         r"1099511627777 x 1099511627777\. Number users and items from 0 without gaps\."),
+    ],
+    ids=["negative user", "negative item", "lengths", "empty", "past n_items", "n_items 0",
+         "float users", "float items", "bool", "complex", "2-D", "0-D", "strings", "ragged",
+         "too large"],
+)  # fmt: skip
+def test_refuses_what_are_no_pairs(users, items, n_items, sentence):
+    with pytest.raises(InteractionsError, match=sentence):
+        Interactions(users, items, n_items=n_items)
+
+
+@pytest.mark.xfail(strict=True, reason="a fractional n_items is cut down after the range check, "
+                                       "so that the last item becomes the next user's first")  # fmt: skip
+def test_fractional_n_items_is_refused():
+    with pytest.raises(InteractionsError, match="n_items"):
+        Interactions([0, 1], [5, 3], n_items=5.5)
+
+
+def test_look_up_refuses_negative_ids():
+    found = Interactions([0, 1], [0, 3])
+    sentence = r"Expected ids >= 0, got -2 in a batch\. Number users and items as in `interactions`"
+    with pytest.raises(InteractionsError, match=sentence):
+        found.find(ids([0, -2]), ids([0, 0]))
+    with pytest.raises(InteractionsError, match=sentence):
+        found.find(ids([0, 0]), ids([0, -2]))
+
+
+def test_look_up_refuses_items_past_a_given_catalogue():
+    found = Interactions([0, 1], [0, 3], n_items=6)
+    assert found.find(ids([0]), ids([5])).tolist() == [-1]
+    with pytest.raises(
+        InteractionsError, match=r"Expected item ids below n_items = 6, got 6 in a batch\. Pass "
+        r"the n_items of the whole catalogue\."
+    ):  # fmt: skip
+        found.find(ids([0, 1]), ids([6, 3]))
+
+
+@pytest.fixture
+def every_warning():
+    """torch says most warnings once a process; here each time."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.xfail(strict=True, reason="torch.as_tensor warns of arrays that are not writable")
+def test_read_only_arrays_are_taken_in_silence(every_warning):
+    users = np.arange(3)
+    users.setflags(write=False)  # as a memory map or a data frame hands them out
+    assert len(Interactions(users, users)) == 3
+
+
+@pytest.mark.xfail(strict=True, reason="torch.as_tensor knows no negative strides, and the "
+                                       "remedy named, numpy.asarray, changes nothing")  # fmt: skip
+def test_reversed_views_are_taken():
+    assert len(Interactions(np.arange(3)[::-1], np.arange(3))) == 3
