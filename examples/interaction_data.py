@@ -39,7 +39,7 @@ class InteractionData:
         return None if self.train_clean is None else float(1 - self.train_clean.mean())
 
     def describe(self) -> str:
-        """One line with the sizes: "generated: 400 users, 600 items, 17,828 train, ..."."""
+        """One line with the sizes: "generated: 400 users, 600 items, 22,144 train, ..."."""
         noise = self.train_noise_rate
         return (
             f"{self.name}: {self.n_users:,} users, {self.n_items:,} items, "

@@ -58,5 +58,6 @@ def save_memorization_picture(
                 label="switch",
             )
         panel.set(title=title, xlabel="epoch", ylabel="share of train interactions", ylim=(0, 1))
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend(loc="lower right")
     figure.savefig(path, dpi=150)

@@ -18,7 +18,7 @@ def generate(
     *,
     n_users: int = 400,
     n_items: int = 600,
-    interactions_per_user: int = 40,
+    interactions_per_user: int = 50,
     noise_rate: float = 0.25,
     n_clusters: int = 16,
     sharpness: float = 4.0,

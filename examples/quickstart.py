@@ -36,8 +36,7 @@ from sgdl_wrap import SelfGuidedDenoiser
 def main(arguments: list[str] | None = None) -> None:
     """Runs the comparison that the command line asks for and prints it."""
     options = _parser().parse_args(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     data = load_data(options.data)
     print(data.describe())
     names = list(RECIPES) if options.model == "both" else [options.model]
@@ -138,7 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--evaluate-every", type=_positive, default=1, metavar="EPOCHS")
     parser.add_argument("--out", metavar="PICTURE", help="save the memorization curve, e.g. a.png")
-    parser.add_argument("--threads", type=_positive, help="threads of torch")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=1,
+        help="threads of torch; more than 1 rarely help models of this size",
+    )
     return parser
 
 

@@ -98,8 +98,8 @@ NEUMF = Recipe(
 )
 RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF}
 
-# The generated data has a quarter of the interactions and patterns that are learned sooner.
+# The generated data has a third of the interactions and patterns that are learned sooner.
 RECIPES_FOR_GENERATED_DATA = {
-    "lightgcn": replace(LIGHTGCN, batch_size=1024, epochs=40),
-    "neumf": replace(NEUMF, learning_rate=0.002, epochs=14),
+    "lightgcn": replace(LIGHTGCN, learning_rate=0.01, batch_size=512, epochs=20),
+    "neumf": replace(NEUMF, learning_rate=0.002, epochs=12),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from sgdl_wrap.errors import DenoiserError
@@ -122,7 +123,8 @@ class DenoiserConfig:
     """Seed of the denoiser's own generators; the global random state is never touched."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight_inputs", tuple(self.weight_inputs))
+        if isinstance(self.weight_inputs, (tuple, list)):
+            object.__setattr__(self, "weight_inputs", tuple(self.weight_inputs))
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -134,12 +136,15 @@ class DenoiserConfig:
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise DenoiserError(f"Expected {name} to be a number, got {value!r}. Give one.")
-            if name in _WHOLE and not isinstance(value, int):
+            if name in _WHOLE and not isinstance(value, Integral):
                 raise DenoiserError(
                     f"Expected {name} to be a whole number, got {value!r}. Give an int."
                 )
+            # numpy's numbers become Python's: a state dict holds plain values only
+            plain = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(self, name, plain)
             inside = low <= value < high if open_end else low <= value <= high
             if not inside:  # also where value is NaN
                 bracket = ")" if open_end else "]"
@@ -147,13 +152,17 @@ class DenoiserConfig:
                     f"Expected {name} in [{low}, {high}{bracket}, got {value!r}. "
                     "Give a value in that range."
                 )
-        unknown = [name for name in self.weight_inputs if name not in get_args(WeightInput)]
-        if unknown or not self.weight_inputs or len(set(self.weight_inputs)) < len(
-            self.weight_inputs
+        names = self.weight_inputs
+        allowed_names = get_args(WeightInput)
+        if (
+            not isinstance(names, tuple)
+            or not names
+            or any(name not in allowed_names for name in names)
+            or len(set(names)) < len(names)
         ):
             raise DenoiserError(
-                f"Expected weight_inputs to be distinct names out of {get_args(WeightInput)}, "
-                f"got {self.weight_inputs!r}. Name at least one, each once."
+                f"Expected weight_inputs to be distinct names out of {allowed_names}, got "
+                f"{names!r}. Name at least one, each once."
             )
 
     @classmethod

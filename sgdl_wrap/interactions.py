@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,10 @@ class Interactions:
                 "Expected at least one observed pair, got none. "
                 "Pass the training interactions as interactions=(users, items)."
             )
-        if n_items is not None and n_items < 1:
+        if n_items is not None and (not isinstance(n_items, Integral) or n_items < 1):
             raise InteractionsError(
-                f"Expected n_items >= 1, got {n_items}. Pass the size of the item catalogue."
+                f"Expected n_items as an integer >= 1, got {n_items!r}. "
+                "Pass the size of the item catalogue."
             )
         past = int(item_ids.max())
         if n_items is not None and past >= n_items:
@@ -105,7 +107,8 @@ class Interactions:
         if users.numel() == 0:
             return torch.empty(0, dtype=torch.int64)
         low, high = map(int, torch.aminmax(items))
-        low = min(low, int(users.min()))
+        first_user, last_user = map(int, torch.aminmax(users))
+        low = min(low, first_user)
         if low < 0:
             raise InteractionsError(
                 f"Expected ids >= 0, got {low} in a batch. "
@@ -121,6 +124,8 @@ class Interactions:
         found = self.keys[places] == queries
         if high >= self.n_items:  # such an item would alias the next user's first ones
             found &= items < self.n_items
+        if last_user >= self.n_users:  # such a user's key may wrap around
+            found &= users < self.n_users
         return torch.where(found, places, -1)
 
     def unobserved(self, users: Tensor, ranks: Tensor) -> Tensor:
@@ -155,7 +160,8 @@ class Interactions:
 def as_ids(values: Any, name: str) -> Tensor:
     """1-D int64 CPU tensor of ids >= 0, or an error that names what is wrong."""
     try:
-        ids = torch.as_tensor(values)
+        # reversed and read-only arrays are no matter to a reader
+        ids = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InteractionsError(
             f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__}. "

@@ -302,9 +302,9 @@ def tiny_data(n_users: int = 20, n_items: int = 30, clean: int = 7, noisy: int =
     for user in range(n_users):
         liked = np.arange(half) + (user % 2) * half
         other = np.setdiff1d(np.arange(n_items), liked)
-        chosen = [*rng.choice(liked, clean, replace=False), *rng.choice(other, noisy, replace=False)]
-        users += [user] * len(chosen)
-        items += chosen
+        items += [*rng.choice(liked, clean, replace=False)]
+        items += [*rng.choice(other, noisy, replace=False)]
+        users += [user] * (clean + noisy)
     return TinyData(np.array(users), np.array(items, dtype=np.int64), n_users, n_items)
 
 

@@ -44,8 +44,11 @@ def test_ids_number_the_distinct_pairs_in_order_of_user_and_item(pairs, extra):
 
 
 @settings(deadline=None)
-@given(pairs=PAIRS, extra=EXTRA, queries=st.lists(st.tuples(st.integers(0, 30),
-                                                            st.integers(0, 30)), max_size=60))
+@given(
+    pairs=PAIRS,
+    extra=EXTRA,
+    queries=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=60),
+)
 def test_look_up_agrees_with_a_dict(pairs, extra, queries):
     found = interactions_of(pairs, extra)
     if extra is not None:  # items past a given n_items are an error, told apart below
@@ -198,6 +201,11 @@ def test_fingerprint_differs_when_anything_changes(users, items, n_items):
     assert one.fingerprint() != Interactions(users, items, n_items=n_items).fingerprint()
 
 
+def test_fingerprint_knows_the_catalogue_even_where_no_key_does():
+    # user 0's keys are its items, whatever n_items is
+    assert Interactions([0], [1]).fingerprint() != Interactions([0], [1], n_items=5).fingerprint()
+
+
 @settings(deadline=None)
 @given(one=PAIRS, other=PAIRS)
 def test_fingerprints_agree_exactly_when_pairs_do(one, other):
@@ -248,8 +256,10 @@ def test_refuses_what_are_no_pairs(users, items, n_items, sentence):
         Interactions(users, items, n_items=n_items)
 
 
-@pytest.mark.xfail(strict=True, reason="a fractional n_items is cut down after the range check, "
-                                       "so that the last item becomes the next user's first")  # fmt: skip
+@pytest.mark.xfail(
+    strict=True,
+    reason="cut down after the range check, so that the last item becomes the next user's first",
+)
 def test_fractional_n_items_is_refused():
     with pytest.raises(InteractionsError, match="n_items"):
         Interactions([0, 1], [5, 3], n_items=5.5)

@@ -78,13 +78,14 @@ class PairReader:
         return _pairs(users, items)
 
     def _refuse_integer_labels(self, third: Tensor) -> None:
-        if third.ndim == 1 and third.numel() > 1 and bool(((third == 0) | (third == 1)).all()):
+        binary = bool(((third == 0) | (third == 1)).all())
+        if third.ndim == 1 and third.numel() > 1 and binary:
             raise BatchError(
                 "Expected a third column of item ids (negatives) or of float or bool labels, got "
                 "integers that are all 0 or 1. Convert labels to float, or pass pair_fn=..., "
                 "which returns (users, items[, observed]) of a batch."
             )
-        self._told_apart = True
+        self._told_apart = not binary  # a single 0 or 1 tells nothing yet
 
 
 def _columns(batch: Any) -> tuple[Any, Any, Any | None] | None:
@@ -142,6 +143,8 @@ def _is_array(value: Any) -> bool:
 
 def _tensor(value: Any) -> Tensor:
     try:
+        if isinstance(value, np.ndarray) and not (value.flags.writeable and value.flags.c_contiguous):
+            value = value.copy()  # torch shares memory, and warns of what it may not write
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BatchError(

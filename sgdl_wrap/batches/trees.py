@@ -31,8 +31,11 @@ def map_arrays(tree: Any, change: LeafFn, depth: int = _DEPTH) -> Any:
         return type(tree)(*(map_arrays(value, change, depth - 1) for value in tree))
     if type(tree) in (tuple, list):
         return type(tree)(map_arrays(value, change, depth - 1) for value in tree)
-    if type(tree) is dict:
-        return {name: map_arrays(value, change, depth - 1) for name, value in tree.items()}
+    if isinstance(tree, dict):
+        new = copy.copy(tree)  # an OrderedDict or a class of the user's keeps its type
+        for name, value in tree.items():
+            new[name] = map_arrays(value, change, depth - 1)
+        return new
     if hasattr(tree, "__dict__"):
         new = copy.copy(tree)
         for name, value in vars(tree).items():
@@ -83,8 +86,14 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
     """
     if isinstance(tree, Tensor):
         return tree.detach().clone()
-    if isinstance(tree, np.ndarray):
-        return {"kind": "ndarray", "value": torch.from_numpy(np.ascontiguousarray(tree).copy())}
+    if isinstance(tree, (np.ndarray, np.generic)):
+        try:
+            value = torch.from_numpy(np.array(tree))  # a copy, native and contiguous
+        except TypeError as error:
+            raise StateError(
+                f"Expected numeric arrays in a batch, got {tree.dtype}. Keep ids as integers."
+            ) from error
+        return {"kind": "ndarray" if isinstance(tree, np.ndarray) else "scalar", "value": value}
     if isinstance(tree, _PLAIN):
         return {"kind": "plain", "value": tree}
     if depth == 0:
@@ -95,7 +104,7 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
         return {"kind": "namedtuple", "value": [pack(value, depth - 1) for value in tree]}
     if type(tree) in (tuple, list):
         return {"kind": type(tree).__name__, "value": [pack(value, depth - 1) for value in tree]}
-    if type(tree) is dict and all(isinstance(name, (str, int)) for name in tree):
+    if isinstance(tree, dict) and all(isinstance(name, (str, int)) for name in tree):
         return {"kind": "dict", "value": {n: pack(value, depth - 1) for n, value in tree.items()}}
     if hasattr(tree, "__dict__") and not callable(tree):
         return {"kind": "object", "value": {n: pack(v, depth - 1) for n, v in vars(tree).items()}}
@@ -118,10 +127,12 @@ def unpack(packed: Any, like: Any) -> Any:
     if kind == "plain":
         return value
     if kind == "ndarray":
-        return value.numpy()
+        return value.cpu().numpy()
+    if kind == "scalar":
+        return value.cpu().numpy()[()]
     names = value if isinstance(value, dict) else range(len(value))
     if kind == "object":
-        if type(like).__module__ == "builtins" or set(names) - set(vars(like)):
+        if not hasattr(like, "__dict__") or set(names) - set(vars(like)):
             raise _other_structure(kind, like)
         new = copy.copy(like)
         for name in names:
@@ -132,9 +143,16 @@ def unpack(packed: Any, like: Any) -> Any:
     except (KeyError, IndexError, TypeError) as error:
         raise _other_structure(kind, like) from error
     if kind == "dict":
-        return children
+        if not isinstance(like, dict):
+            raise _other_structure(kind, like)
+        new = copy.copy(like)
+        new.clear()
+        new.update(children)
+        return new
     values = list(children.values())
     if kind == "namedtuple":
+        if not hasattr(like, "_fields") or len(like._fields) != len(values):
+            raise _other_structure(kind, like)
         return type(like)(*values)
     return tuple(values) if kind == "tuple" else values
 

@@ -242,9 +242,9 @@ def test_packing_reads_views_and_graphs():
 
 @pytest.mark.parametrize(
     "inside",
-    [{1, 2}, b"bytes", 1j, len, iter([]), {(0, 1): torch.ones(2)}, range(3), OrderedDict, torch.long],
-    ids=["set", "bytes", "complex", "function", "iterator", "tuple keys", "range", "class", "dtype"],
-)  # fmt: skip
+    [{1, 2}, b"bytes", 1j, len, iter([]), {(0, 1): torch.ones(2)}, range(3), dict, torch.long],
+    ids=["set", "bytes", "complex", "call", "iterator", "tuple keys", "range", "class", "dtype"],
+)
 def test_opaque_content_is_refused(inside):
     with pytest.raises(
         StateError,
@@ -334,8 +334,11 @@ def test_a_copy_of_a_mapping_that_is_no_dict_shares_no_memory(kind):
     assert copied["user"].tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError,
-                   reason="pack stores nothing of it, unpack hands out the live batch instead")  # fmt: skip
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="pack stores nothing of it, unpack hands out the live batch instead",
+)
 @pytest.mark.parametrize("kind", [OrderedDict, Subclass])
 def test_mappings_that_are_no_dict_are_stored_or_refused(kind):
     try:

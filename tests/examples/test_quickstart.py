@@ -53,9 +53,12 @@ def test_switched_run_has_a_weight_for_each_train_interaction(name: str) -> None
 
 
 def test_training_learns_the_planted_preferences() -> None:
-    recipe = replace(RECIPES_FOR_GENERATED_DATA["lightgcn"], epochs=25, batch_size=128)
+    recipe = replace(
+        RECIPES_FOR_GENERATED_DATA["lightgcn"], learning_rate=0.001, epochs=12, batch_size=64
+    )
     curve = train(recipe, small_data(), denoise=False, seed=0).valid_curve
-    assert max(curve.values()) > 1.2 * curve[1]
+    # Seeds 0, 1, 2 rise by a factor of 2.1, 1.8 and 1.9.
+    assert max(curve.values()) > 1.4 * curve[1]
 
 
 def test_evaluates_every_so_many_epochs_and_after_the_last() -> None:
@@ -71,7 +74,8 @@ def test_quickstart_prints_a_table_per_model_and_saves_the_picture(
 ) -> None:
     folder = write_folder(tmp_path, small_data())
     picture = tmp_path / "curve.png"
-    main(f"--data {folder} --epochs 2 --batch-size 512 --seeds 0 1 --out {picture}".split())
+    options = ["--epochs", "2", "--batch-size", "512", "--seeds", "0", "1"]
+    main([*options, "--data", str(folder), "--out", str(picture)])
     printed = capsys.readouterr().out
     for expected in ("LightGCN", "NeuMF", "R@20", "N@20", "±", "true 0.250", "no switch so far"):
         assert expected in printed

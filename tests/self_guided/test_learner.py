@@ -67,7 +67,8 @@ class Scene:
         self.lookahead = Lookahead(case.model, case.loss_fn)
         self.streams = RandomStreams(torch.device("cpu"), 0)
         self.guidance = Guidance(case.guidance, None, self.ids)
-        self.psi = [p.detach().clone().requires_grad_() for p in self.learner.weighting.parameters()]
+        psi = self.learner.weighting.parameters()
+        self.psi = [p.detach().clone().requires_grad_() for p in psi]
 
     def _visit(self, ids: Tensor, generator: torch.Generator) -> None:
         losses = torch.rand(len(ids), generator=generator).to(self.case.dtype)

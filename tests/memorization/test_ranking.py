@@ -1,0 +1,358 @@
+"""Which interactions rank among their user's best, against sorting each user by itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sgdl_wrap.errors import ScoreError
+from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.ranking import (
+    RankedEpoch,
+    checked_scores,
+    rank_epoch,
+    ranked_within,
+    user_chunks,
+)
+
+CANDIDATES = pytest.mark.parametrize("candidates", ["sampled", "full"])
+
+
+@dataclass
+class Table:
+    """A scorer that looks scores up, and remembers the pairs it was asked for."""
+
+    scores: np.ndarray  # (n_users, n_items)
+    calls: list[list[tuple[int, int]]] = field(default_factory=list)
+
+    def __call__(self, users: Tensor, items: Tensor) -> Tensor:
+        assert users.dtype == items.dtype == torch.int64
+        self.calls.append(list(zip(users.tolist(), items.tolist(), strict=True)))
+        return torch.from_numpy(self.scores[users.numpy(), items.numpy()])
+
+    @property
+    def candidates(self) -> dict[int, list[int]]:
+        """Items asked for, per user, in the order handed over."""
+        found: dict[int, list[int]] = {}
+        for call in self.calls:
+            for user, item in call:
+                found.setdefault(user, []).append(item)
+        return found
+
+
+@dataclass(frozen=True)
+class Data:
+    pairs: list[tuple[int, int]]  # sorted, distinct
+    n_items: int
+    scores: np.ndarray
+
+    @property
+    def interactions(self) -> Interactions:
+        users, items = [u for u, _ in self.pairs], [i for _, i in self.pairs]
+        return Interactions(users, items, n_items=self.n_items)
+
+    def observed(self, user: int) -> set[int]:
+        return {i for u, i in self.pairs if u == user}
+
+
+@st.composite
+def data_sets(draw):
+    """Few users and items, with gaps in the ids, users who have seen all, and ties."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_users, n_items = draw(st.integers(1, 8)), draw(st.integers(1, 9))
+    density = rng.choice([0.0, 0.2, 0.6, 1.0], size=n_users)
+    pairs = [(u, i) for u in range(n_users) for i in range(n_items) if rng.random() < density[u]]
+    pairs = pairs or [(n_users - 1, 0)]
+    levels = draw(st.sampled_from([1, 2, 4, 1000]))  # few levels make ties
+    scores = rng.integers(-levels, levels, size=(n_users, n_items)) / 8
+    return Data(pairs, n_items, scores)
+
+
+def ranked(data: Data, candidates: str, scorer: Table, chunk: int = 64, seed: int = 0
+           ) -> RankedEpoch:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    return rank_epoch(
+        data.interactions, scorer, candidates=candidates, generator=generator, chunk=chunk
+    )
+
+
+def bits(epoch: RankedEpoch, data: Data) -> list[bool]:
+    return np.unpackbits(epoch.packed, count=len(data.pairs)).astype(bool).tolist()
+
+
+def slow_memorized(data: Data, candidates: dict[int, list[int]]) -> list[bool]:
+    """Sorts every user's candidates; an observed item comes after its unobserved equals.
+
+    Of one user's equals of one kind, those handed over first come first, as sorted() has it.
+    """
+    memorized = []
+    for user, item in data.pairs:
+        own = data.observed(user)
+        order = sorted(candidates[user], key=lambda i: (-data.scores[user, i], i in own))
+        memorized.append(item in order[: len(own)])
+    return memorized
+
+
+def slow_cut(data: Data, candidates: dict[int, list[int]]) -> list[float]:
+    cut = []
+    for user in range(max(u for u, _ in data.pairs) + 1):
+        n = len(data.observed(user))
+        best = sorted((data.scores[user, i] for i in candidates.get(user, [])), reverse=True)
+        cut.append(best[n - 1] if n else float("nan"))
+    return cut
+
+
+# ------------------------------------------------------------------ ranks
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.booleans()),
+        min_size=1, max_size=40,
+    )
+)  # fmt: skip
+def test_ranks_are_those_of_sorting_each_user(rows):
+    users, scores, observed = (torch.tensor(list(column)) for column in zip(*rows, strict=True))
+    expected = []
+    for place, (user, _, _) in enumerate(rows):
+        own = [k for k, row in enumerate(rows) if row[0] == user]
+        expected.append(sorted(own, key=lambda k: (-rows[k][1], rows[k][2])).index(place))
+    found = ranked_within(users, scores, observed)
+    assert found.dtype == torch.int64
+    assert found.tolist() == expected
+
+
+def test_ties_are_broken_against_the_observed():
+    users = torch.zeros(4, dtype=torch.int64)
+    observed = torch.tensor([True, False, True, False])
+    assert ranked_within(users, torch.zeros(4), observed).tolist() == [2, 0, 3, 1]
+
+
+def test_scores_are_compared_in_their_own_precision():
+    scores = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
+    found = ranked_within(torch.zeros(2, dtype=torch.int64), scores, torch.tensor([False, True]))
+    assert found.tolist() == [1, 0]
+
+
+# ------------------------------------------------------------------ against the reference
+
+
+@settings(deadline=None)
+@given(data=data_sets(), chunk=st.integers(1, 80))
+def test_full_ranking_agrees_with_sorting_every_item(data, chunk):
+    scorer = Table(data.scores)
+    found = ranked(data, "full", scorer, chunk)
+    every = {user: list(range(data.n_items)) for user, _ in data.pairs}
+    assert bits(found, data) == slow_memorized(data, every)
+    np.testing.assert_array_equal(found.cut.numpy(), np.float32(slow_cut(data, every)))
+
+
+@settings(deadline=None)
+@given(data=data_sets(), chunk=st.integers(1, 80), seed=st.integers(0, 1000))
+def test_sampled_ranking_agrees_with_sorting_the_candidates_drawn(data, chunk, seed):
+    scorer = Table(data.scores)
+    found = ranked(data, "sampled", scorer, chunk, seed)
+    assert bits(found, data) == slow_memorized(data, scorer.candidates)
+    np.testing.assert_array_equal(found.cut.numpy(), np.float32(slow_cut(data, scorer.candidates)))
+
+
+@settings(deadline=None)
+@given(data=data_sets(), chunk=st.integers(1, 80), seed=st.integers(0, 1000))
+def test_sampled_candidates_are_the_observed_and_as_many_unobserved(data, chunk, seed):
+    scorer = Table(data.scores)
+    ranked(data, "sampled", scorer, chunk, seed)
+    assert set(scorer.candidates) == {user for user, _ in data.pairs}
+    for user, items in scorer.candidates.items():
+        own = data.observed(user)
+        drawn = [item for item in items if item not in own]
+        assert sorted(item for item in items if item in own) == sorted(own)  # each once
+        assert len(drawn) == (len(own) if len(own) < data.n_items else 0)
+        assert all(0 <= item < data.n_items for item in drawn)
+
+
+@settings(deadline=None)
+@given(data=data_sets(), one=st.integers(1, 80), other=st.integers(1, 80))
+def test_chunk_sizes_do_not_change_the_full_ranking(data, one, other):
+    first = ranked(data, "full", Table(data.scores), one)
+    second = ranked(data, "full", Table(data.scores), other)
+    assert first.packed.tolist() == second.packed.tolist()
+    assert torch.equal(first.cut.nan_to_num(-99), second.cut.nan_to_num(-99))
+
+
+@CANDIDATES
+@settings(deadline=None)
+@given(data=data_sets(), chunk=st.integers(1, 80))
+def test_chunks_respect_the_bound_except_for_one_big_user(candidates, data, chunk):
+    scorer = Table(data.scores)
+    ranked(data, candidates, scorer, chunk)
+    for call in scorer.calls:
+        assert len(call) <= chunk or len({user for user, _ in call}) == 1
+    # no user is split over two calls
+    seen = [user for call in scorer.calls for user in {u for u, _ in call}]
+    assert len(seen) == len(set(seen))
+
+
+@settings(deadline=None)
+@given(data=data_sets(), chunk=st.integers(1, 80), per_user=st.integers(0, 9))
+def test_chunks_of_users_cover_all_interactions_in_order(data, chunk, per_user):
+    found = data.interactions
+    ranges = list(user_chunks(found, chunk, per_user))
+    assert all(first < last for first, last in ranges)
+    assert all(one[1] <= two[0] for one, two in pairwise(ranges))
+    covered = {user for first, last in ranges for user in range(first, last)}
+    assert {user for user, _ in data.pairs} <= covered
+
+
+# ------------------------------------------------------------------ known answers
+
+SPARSE = [(1, 0), (1, 2), (4, 3), (7, 0), (7, 1), (7, 2), (7, 3)]  # ids 0, 2, 3, 5, 6 unused
+EVERYTHING = 7  # this user has seen all 4 items
+
+
+def sparse(scores: np.ndarray | float) -> Data:
+    return Data(SPARSE, 4, np.broadcast_to(np.float64(scores), (8, 4)))
+
+
+@CANDIDATES
+@pytest.mark.parametrize("level", [0.0, -3.5, 1e30])
+def test_a_constant_scorer_memorizes_nothing(candidates, level):
+    data = sparse(level)
+    found = bits(ranked(data, candidates, Table(data.scores)), data)
+    # who has seen every item has only observed candidates
+    assert found == [user == EVERYTHING for user, _ in SPARSE]
+
+
+@CANDIDATES
+def test_a_perfect_scorer_memorizes_all(candidates):
+    scores = np.zeros((8, 4))
+    for user, item in SPARSE:
+        scores[user, item] = 1
+    data = sparse(scores)
+    assert all(bits(ranked(data, candidates, Table(scores)), data))
+
+
+@CANDIDATES
+def test_a_reversed_scorer_memorizes_none_but_of_who_has_seen_everything(candidates):
+    scores = np.ones((8, 4))
+    for user, item in SPARSE:
+        scores[user, item] = 0
+    data = sparse(scores)
+    found = bits(ranked(data, candidates, Table(scores)), data)
+    # in the full ranking user 1 has 2 unobserved items before its 2 observed ones
+    assert found == [user == EVERYTHING for user, _ in SPARSE]
+
+
+@CANDIDATES
+def test_users_without_interactions_have_no_cut(candidates):
+    data = sparse(np.arange(32.0).reshape(8, 4))
+    cut = ranked(data, candidates, Table(data.scores)).cut
+    assert cut.dtype == torch.float32
+    assert cut.isnan().tolist() == [True, False, True, True, False, True, True, False]
+    assert cut[7] == 28.0  # the last of its four observed items
+
+
+def test_the_sampled_ranking_asks_for_no_user_without_interactions():
+    scorer = Table(np.zeros((8, 4)))
+    ranked(sparse(0.0), "sampled", scorer)
+    assert set(scorer.candidates) == {1, 4, 7}
+
+
+def test_unobserved_candidates_are_drawn_uniformly():
+    # two users with 500 observed of 510 items; each of the other ten is drawn about 50 times
+    left = {0: set(range(0, 510, 51)), 1: set(range(7, 510, 51))}
+    pairs = [(u, i) for u in left for i in range(510) if i not in left[u]]
+    data = Data(pairs, 510, np.zeros((2, 510)))
+    scorer = Table(data.scores)
+    ranked(data, "sampled", scorer, chunk=10_000, seed=3)
+    for user, items in scorer.candidates.items():
+        counts = Counter(item for item in items if item in left[user])
+        assert set(counts) == left[user]
+        assert sum(counts.values()) == 500
+        chi_square = sum((count - 50) ** 2 / 50 for count in counts.values())
+        assert chi_square < 27.9  # 0.1 % of a chi-square with 9 degrees of freedom
+
+
+def test_each_epoch_draws_anew_from_the_generator_alone():
+    data = Data([(0, i) for i in range(50)], 500, np.zeros((1, 500)))
+    generator = torch.Generator().manual_seed(5)
+    user_state = torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        scorer = Table(data.scores)
+        rank_epoch(data.interactions, scorer, candidates="sampled", generator=generator, chunk=1000)
+        drawn.append(scorer.candidates[0])
+    assert torch.equal(torch.get_rng_state(), user_state)
+    assert drawn[0] != drawn[1]
+    again = Table(data.scores)
+    ranked(data, "sampled", again, chunk=1000, seed=5)
+    assert again.candidates[0] == drawn[0]
+
+
+@CANDIDATES
+def test_progress_counts_interactions_up_to_all(candidates):
+    data = sparse(0.0)
+    seen: list[tuple[int, int]] = []
+    rank_epoch(
+        data.interactions, Table(data.scores), candidates=candidates,
+        generator=torch.Generator(), chunk=4, progress=lambda done, of: seen.append((done, of)),
+    )  # fmt: skip
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+    assert seen[-1] == (7, 7)
+    assert {of for _, of in seen} == {7}
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@CANDIDATES
+@pytest.mark.parametrize("shape", [(6, 1), (1, 6), (5,), (7,), ()], ids=str)
+def test_scores_of_another_shape_are_refused(candidates, shape):
+    data = Data([(0, 0), (0, 1), (0, 2)], 6, np.zeros((1, 6)))  # 6 candidates either way
+    with pytest.raises(ScoreError) as caught:
+        ranked(data, candidates, lambda users, items: torch.zeros(shape))
+    assert str(caught.value) == (
+        f"Expected score_fn to return shape (6,), got {shape}. "
+        "Return one score per pair from score_fn(model, users, items)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "name"), [(None, "NoneType"), ([0.0], "list"), (np.zeros(1), "ndarray")]
+)
+def test_scores_that_are_no_tensor_are_refused(returned, name):
+    with pytest.raises(
+        ScoreError,
+        match=rf"Expected score_fn to return a tensor of shape \(1,\), got (an? )?{name}\. Return "
+        r"one score per pair from score_fn\(model, users, items\)\.",
+    ):
+        checked_scores(returned, 1)
+
+
+@CANDIDATES
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite_are_refused(candidates, value):
+    scores = np.zeros((1, 6))
+    scores[0, 1:3] = value  # two observed items, each asked for once
+    data = Data([(0, 0), (0, 1), (0, 2)], 6, scores)
+    with pytest.raises(
+        ScoreError,
+        match=r"Expected finite scores, got 2 NaN or Inf among 6\. Lower the learning rate, or "
+        r"look for a division by zero in the model\.",
+    ):
+        ranked(data, candidates, Table(scores))
+
+
+def test_scores_may_carry_a_graph_and_be_whole_numbers():
+    assert not checked_scores(torch.ones(3, requires_grad=True) * 2, 3).requires_grad
+    data = Data([(0, 1), (0, 2)], 4, np.array([[0, 5, 1, 3]]))
+    assert bits(ranked(data, "full", Table(data.scores)), data) == [True, False]
