@@ -1,4 +1,4 @@
-"""How much the two gradient factors of the scheduler tell: ``python -m examples.similarity_spread``.
+"""How much the scheduler's two gradient factors tell: ``python -m examples.similarity_spread``.
 
 Trains LightGCN for some epochs in float64 and prints, for several assumed learning rates, the
 spread of the paper's cosine (Eq. 10) and of the alignment that this library takes instead.
@@ -60,7 +60,7 @@ def main() -> None:
     linked = vector_jacobian(losses, theta, ones, differentiable=True)
     alignment = gradient_products(linked, ones, [g / norm for g in guidance_gradient])
     low, high = alignment.min(), alignment.max()
-    print(f"alignment with the guidance gradient: {low:.3f} to {high:.3f}, std {alignment.std():.3f}")
+    print(f"alignment with guidance gradient: {low:.3f} to {high:.3f}, std {alignment.std():.3f}")
 
 
 if __name__ == "__main__":

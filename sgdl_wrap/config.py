@@ -31,8 +31,9 @@ class DenoiserConfig:
 
     # --- Phase I: memorization -------------------------------------------------------------
 
-    history_length: int = 10
-    """h of Eq. 1: epochs of memorization history. Paper: tuned among 2, 5, 10, 20."""
+    history_length: int = 20
+    """h of Eq. 1: epochs of memorization history. Paper: tuned among 2, 5, 10, 20; the longest is
+    the safest, as no switch comes before epoch h/2, when large batches make epochs short."""
 
     ranking: Ranking = "sampled"
     """Candidates that decide memorization: a user's observed items against as many sampled
@@ -93,6 +94,10 @@ class DenoiserConfig:
     denoising_scheduler_hidden: int = 64
     """Hidden units of the LSTM or MLP scheduler. Paper: 64."""
 
+    denoising_scheduler_entropy: float = 30.0
+    """λ of the entropy term that keeps the scheduler from giving all to the easiest samples, in
+    standard deviations of the guidance losses; 0 is the paper. Ours, measured."""
+
     factor_history: int = 5
     """T: visits of a memorized sample that the LSTM reads. Ours: the paper gives no length, the
     authors' code feeds one."""
@@ -145,7 +150,7 @@ class DenoiserConfig:
             # numpy's numbers become Python's: a state dict holds plain values only
             plain = int(value) if isinstance(value, Integral) else float(value)
             object.__setattr__(self, name, plain)
-            inside = low <= value < high if open_end else low <= value <= high
+            inside = low <= plain < high if open_end else low <= plain <= high
             if not inside:  # also where value is NaN
                 bracket = ")" if open_end else "]"
                 raise DenoiserError(
@@ -175,6 +180,7 @@ class DenoiserConfig:
             assumed_lr=0.001,
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
+            denoising_scheduler_entropy=0.0,
         )
 
     @classmethod
@@ -188,6 +194,7 @@ class DenoiserConfig:
             assumed_lr=0.001,
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
+            denoising_scheduler_entropy=0.0,
         )
 
     def but(self, **changes: Any) -> DenoiserConfig:
@@ -219,6 +226,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "assumed_lr": (0, math.inf, True),
     "meta_lr": (0, math.inf, True),
     "denoising_scheduler_lr": (0, math.inf, True),
+    "denoising_scheduler_entropy": (0, math.inf, True),
     "weight_hidden": (1, math.inf, True),
     "loss_smoothing": (0, 1, True),
     "denoising_scheduler_hidden": (1, math.inf, True),

@@ -33,7 +33,7 @@ from sgdl_wrap.preflight import (
     check_scores,
     evaluating,
 )
-from sgdl_wrap.random_streams import RandomStreams
+from sgdl_wrap.random_streams import RandomStreams, foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
@@ -132,7 +132,7 @@ class SelfGuidedDenoiser:
         self._noise_rate: float | None = self.config.noise_rate
         self._history: list[EpochRecord] = []
         self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
-        self._epoch = EpochProgress()
+        self._epoch = EpochProgress(self.interactions.rows)
         self._explicit_epochs = False
         self._pending: _Pending | None = None
         if enabled:
@@ -375,6 +375,7 @@ class SelfGuidedDenoiser:
         self, pending: _Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
     ) -> None:
         """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
+        lookahead.follow()
         with torch.enable_grad():
             losses = self._losses(pending)
             features = self._tracker.features(pending.ids, losses)
@@ -447,16 +448,20 @@ class SelfGuidedDenoiser:
     # ------------------------------------------------------------------ one epoch
 
     def _end_epoch_if_full(self) -> None:
-        if not self._explicit_epochs and self._epoch.observed >= self.interactions.rows:
-            self._end_epoch()
+        if self._explicit_epochs or self._epoch.observed < self._epoch.ends_at:
+            return
+        # should the end fail, its error comes once, and the next try an epoch later
+        self._epoch.ends_at += self.interactions.rows
+        self._end_epoch()
 
     def _end_epoch(self) -> EpochRecord:
         phase = self.phase
-        findings = self._tracker.examine(
-            self._score,
-            with_noise_rate=phase is Phase.MEMORIZATION,
-            progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
-        )
+        with foreign_streams_kept():  # scikit-learn draws from them when it is first imported
+            findings = self._tracker.examine(
+                self._score,
+                with_noise_rate=phase is Phase.MEMORIZATION,
+                progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
+            )
         memorized = self._tracker.commit(findings)
         if findings.noise_rate is not None:
             self._noise_rate = findings.noise_rate.value
@@ -472,7 +477,7 @@ class SelfGuidedDenoiser:
             seconds=self._epoch.seconds(),
         )
         self._history.append(record)
-        self._epoch = EpochProgress()
+        self._epoch = EpochProgress(self.interactions.rows)
         logger.info("%s", record)
         if phase is Phase.MEMORIZATION and noise_rate is not None:
             self._decide(record, memorized, noise_rate)

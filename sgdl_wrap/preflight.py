@@ -205,6 +205,7 @@ def check_lookahead(
         UnsupportedModelError: the functional model or its second derivative would be wrong.
     """
     generator = torch.Generator().manual_seed(0)
+    lookahead.follow()
     theta = lookahead.parameters
     virtual = [_perturbed(p, generator).requires_grad_() for p in theta]
     with undisturbed(model):

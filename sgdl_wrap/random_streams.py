@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,10 @@ class RandomStreams:
         Args:
             advance: False rewinds our stream afterwards, so that the next use draws the same.
         """
-        foreign = _foreign_states() if self.guard_foreign else None
+        with foreign_streams_kept() if self.guard_foreign else nullcontext():
+            yield from self._swapped(advance)
+
+    def _swapped(self, advance: bool) -> Iterator[None]:
         theirs = self._torch_states()
         self._set_torch_states(self._own)
         try:
@@ -60,9 +63,6 @@ class RandomStreams:
             if advance:
                 self._own = self._torch_states()
             self._set_torch_states(theirs)
-            if foreign is not None:
-                np.random.set_state(foreign[0])  # noqa: NPY002  (the user's global stream)
-                random.setstate(foreign[1])
 
     def state(self) -> list[Tensor]:
         """Our stream's state, as tensors."""
@@ -71,6 +71,17 @@ class RandomStreams:
     def restore(self, states: list[Tensor]) -> None:
         """Takes back what :meth:`state` gave."""
         self._own = [state.clone() for state in states]
+
+
+@contextmanager
+def foreign_streams_kept() -> Iterator[None]:
+    """numpy's and Python's global streams are the user's again after."""
+    numpy_state, python_state = _foreign_states()
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002  (the user's global stream)
+        random.setstate(python_state)
 
 
 def _foreign_states() -> tuple[Any, Any]:

@@ -48,8 +48,9 @@ class EpochRecord:
 
 @dataclass
 class EpochProgress:
-    """The epoch under way: an epoch ends by the number of its observed samples."""
+    """The epoch under way; it ends by itself when `observed` reaches `ends_at`."""
 
+    ends_at: int
     observed: int = 0
     samples: int = 0
     batches: int = 0
@@ -78,6 +79,7 @@ class EpochProgress:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
+            "ends_at": self.ends_at,
             "observed": self.observed,
             "samples": self.samples,
             "batches": self.batches,

@@ -31,6 +31,7 @@ EDGES = {
     "assumed_lr": ([None, 0.0, 100.0], [-1e-9, float("inf")]),
     "meta_lr": ([0.0, 100.0], [-1e-9, float("inf")]),
     "denoising_scheduler_lr": ([0.0, 100.0], [-1e-9, float("inf")]),
+    "denoising_scheduler_entropy": ([0.0, 100.0], [-1e-9, float("inf")]),
     "weight_hidden": ([1, 4096], [0]),
     "loss_smoothing": ([0, 0.0, 0.999], [1, 1.0, -0.1]),
     "denoising_scheduler_hidden": ([1, 4096], [0]),
@@ -139,7 +140,7 @@ def test_weight_inputs_must_be_distinct_known_names(value):
     with pytest.raises(
         DenoiserError,
         match=r"Expected weight_inputs to be distinct names out of \('loss', 'smoothed_loss', "
-        r"'memorization_rate', 'observed'\), got \(.*\)\. Name at least one, each once\.",
+        r"'memorization_rate', 'observed'\), got .*\. Name at least one, each once\.",
     ):
         DenoiserConfig(weight_inputs=value)
 
@@ -148,7 +149,6 @@ def test_weight_inputs_become_a_tuple():
     assert DenoiserConfig(weight_inputs=["observed", "loss"]).weight_inputs == ("observed", "loss")
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="tuple()'s own TypeError leaks")
 @pytest.mark.parametrize("value", [None, 3])
 def test_weight_inputs_that_are_no_sequence_are_refused(value):
     with pytest.raises(DenoiserError, match="Expected weight_inputs to be distinct names"):
@@ -177,7 +177,7 @@ def test_equal_settings_are_equal_and_hash_alike():
 def test_but_changes_a_copy():
     config = DenoiserConfig(seed=4)
     other = config.but(history_length=5, ranking="full")
-    assert (config.history_length, config.ranking) == (10, "sampled")
+    assert (config.history_length, config.ranking) == (20, "sampled")
     assert (other.history_length, other.ranking, other.seed) == (5, "full", 4)
 
 
@@ -205,6 +205,7 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
     assert changed(DenoiserConfig.paper()) == {
         "ranking": "full", "similarity": "paper", "guidance_size": None,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
+        "denoising_scheduler_entropy": 0.0,
     }  # fmt: skip
 
 
@@ -212,6 +213,7 @@ def test_the_authors_preset_samples_and_has_no_factor_history():
     assert changed(DenoiserConfig.authors()) == {
         "factor_history": 1, "similarity": "paper", "guidance_size": None,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
+        "denoising_scheduler_entropy": 0.0,
     }  # fmt: skip
 
 
@@ -244,8 +246,6 @@ def test_as_dict_is_plain_and_rebuilds_the_same(preset):
     assert DenoiserConfig(**values) == config
 
 
-@pytest.mark.xfail(strict=True, reason="numpy.float64 passes as a float and stays in the dict, so "
-                   "that torch.load(weights_only=True) refuses a state saved with it")  # fmt: skip
 def test_numpy_numbers_become_plain_ones():
     config = DenoiserConfig(meta_lr=np.float64(0.25), noise_rate=np.float64(0.5))
     stored = io.BytesIO()

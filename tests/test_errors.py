@@ -509,11 +509,6 @@ def test_losses_that_are_all_equal_give_no_noise_rate() -> None:
     assert scene.denoiser.end_epoch() is not None
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=NoiseRateError,
-    reason="an automatic end that failed is tried again before every batch, so none is read",
-)
 def test_training_goes_on_after_an_automatic_end_of_epoch_failed() -> None:
     scene = Scene()
     scene.spoil = constant
@@ -780,9 +775,6 @@ def train_with_cache(denoiser: SelfGuidedDenoiser, model: CachedLightGCN) -> Non
         denoiser.step(batch)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the functional twin takes over what the original has cached at θ"
-)
 def test_a_cache_that_the_loop_clears_is_refused_or_does_no_harm() -> None:
     """The losses at θ̂ must not be read from a cache filled at θ."""
     outcomes = []

@@ -311,9 +311,6 @@ print("untouched" if stream_states() == before else "drawn from")
 """
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the first noise-rate estimate imports scikit-learn unguarded"
-)
 def test_importing_scikit_learn_at_the_first_estimate_leaves_the_streams_untouched() -> None:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _FIRST_ESTIMATE],

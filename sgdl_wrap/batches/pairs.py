@@ -143,7 +143,7 @@ def _is_array(value: Any) -> bool:
 
 def _tensor(value: Any) -> Tensor:
     try:
-        if isinstance(value, np.ndarray) and not (value.flags.writeable and value.flags.c_contiguous):
+        if isinstance(value, np.ndarray) and not value.flags.carray:
             value = value.copy()  # torch shares memory, and warns of what it may not write
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 from sgdl_wrap.errors import NoiseRateError
 
 CHUNK = 1 << 20  # losses whose posterior is taken at once
+_Two = tuple[float, float]  # clean, noisy
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class NoiseRate:
     """
 
     value: float
-    means: tuple[float, float]
-    variances: tuple[float, float]
-    weights: tuple[float, float]
+    means: _Two
+    variances: _Two
+    weights: _Two
     converged: bool
     n_fitted: int
 
@@ -64,6 +65,7 @@ def estimate_noise_rate(
     normalization: Literal["user", "global"],
     max_fitted: int,
     rng: np.random.Generator,
+    start: NoiseRate | None = None,
 ) -> NoiseRate:
     """σ̂ = E_k[p(noisy component | L_k)], the component with the larger mean (Eq. 4).
 
@@ -72,6 +74,8 @@ def estimate_noise_rate(
         users: user of each, (N,) int64, sorted.
         normalization: min-max scaling per user, or over all.
         max_fitted: the mixture is fitted on at most so many losses, drawn by `rng`.
+        start: the mixture of the epoch before, from which EM goes on; overlapping components
+            need hundreds of iterations, which epochs then share.
 
     Raises:
         NoiseRateError: fewer than two losses, or all equal after scaling.
@@ -104,37 +108,50 @@ def estimate_noise_rate(
     sample = scaled
     if len(scaled) > max_fitted:
         sample = scaled[rng.choice(len(scaled), size=max_fitted, replace=False)]
-    # Quartile means and the pooled spread start EM: one deterministic run, no k-means.
-    spread = max(float(sample.var()), 1e-6)
-    low, high = np.quantile(sample, [0.25, 0.75])
-    if high - low < 1e-3:
-        low, high = float(sample.min()), float(sample.max())
+        sample[:2] = 0.0, 1.0  # both ends, however few losses lie there
+    if start is None or min(start.weights) < 0.01:  # a starved component never comes back
+        means, weights, variances = _quartile_start(sample)
+        max_iter = 1000
+    else:
+        means, weights, variances = start.means, start.weights, start.variances
+        max_iter = 100
     mixture = GaussianMixture(
         n_components=2,
-        max_iter=100,
-        tol=1e-4,
+        max_iter=max_iter,
+        tol=1e-6,  # slow progress is no standstill: at 1e-4, σ̂ of overlapping modes is off by .3
         reg_covar=5e-4,  # DivideMix, the paper's [29]
-        means_init=np.array([[low], [high]]),
-        weights_init=np.array([0.5, 0.5]),
-        precisions_init=np.full((2, 1, 1), 1.0 / spread),
+        means_init=np.array(means)[:, None],
+        weights_init=np.array(weights) / sum(weights),
+        precisions_init=1.0 / np.array(variances)[:, None, None],
+        random_state=0,  # never the global stream
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         mixture.fit(sample[:, None])
-    order = np.argsort(mixture.means_[:, 0])
-    noisy = order[1]
+    clean, noisy = np.argsort(mixture.means_[:, 0])
     total = 0.0
-    for start in range(0, len(scaled), CHUNK):
-        total += mixture.predict_proba(scaled[start : start + CHUNK, None])[:, noisy].sum()
-    clean = order[0]
+    for first in range(0, len(scaled), CHUNK):
+        posterior = mixture.predict_proba(scaled[first : first + CHUNK, None])
+        total += float(posterior[:, noisy].sum())
+    order = [clean, noisy]
     return NoiseRate(
-        value=min(max(float(total) / len(scaled), 0.0), 1.0),
-        means=(float(mixture.means_[clean, 0]), float(mixture.means_[noisy, 0])),
-        variances=(
-            float(mixture.covariances_[clean, 0, 0]),
-            float(mixture.covariances_[noisy, 0, 0]),
-        ),
-        weights=(float(mixture.weights_[clean]), float(mixture.weights_[noisy])),
+        value=min(max(total / len(scaled), 0.0), 1.0),
+        means=_two(mixture.means_[order, 0]),
+        variances=_two(mixture.covariances_[order, 0, 0]),
+        weights=_two(mixture.weights_[order]),
         converged=bool(mixture.converged_),
         n_fitted=len(sample),
     )
+
+
+def _quartile_start(sample: np.ndarray) -> tuple[_Two, _Two, _Two]:
+    """Where EM starts: quartile means, equal weights, the pooled spread. No k-means, no chance."""
+    low, high = np.quantile(sample, [0.25, 0.75])
+    if high - low < 1e-3:
+        low, high = 0.0, 1.0  # the ends of scaled losses
+    spread = max(float(sample.var()), 1e-3)
+    return (float(low), float(high)), (0.5, 0.5), (spread, spread)
+
+
+def _two(values: np.ndarray) -> _Two:
+    return float(values[0]), float(values[1])

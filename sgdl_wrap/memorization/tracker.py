@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class MemorizationTracker:
             self.smoothed = np.full(len(interactions), np.nan, dtype=np.float32)
         # score of each user's last ranked candidate; NaN before the first ranking
         self.cut = torch.full((interactions.n_users,), torch.nan)
+        self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
         self._generator = torch.Generator().manual_seed(config.seed)
 
     def record(self, ids: Tensor, losses: Tensor) -> None:
@@ -115,6 +116,7 @@ class MemorizationTracker:
                 normalization=self.config.loss_normalization,
                 max_fitted=self.config.noise_rate_sample,
                 rng=np.random.default_rng([self.config.seed, self.buffer.epochs]),
+                start=self.mixture,
             )
         ranked = rank_epoch(
             self.interactions,
@@ -130,6 +132,7 @@ class MemorizationTracker:
         """Ends the epoch with what was found; returns |M_t|."""
         self.buffer.push(findings.ranked.packed)
         self.cut = findings.ranked.cut
+        self.mixture = findings.noise_rate or self.mixture
         self.losses.fill(np.nan)  # each epoch's losses are those seen during it
         return count_bits(self.buffer.memorized())
 
@@ -147,6 +150,7 @@ class MemorizationTracker:
             "losses": torch.from_numpy(self.losses.copy()),
             "smoothed": None if self.smoothed is None else torch.from_numpy(self.smoothed.copy()),
             "cut": self.cut.clone(),
+            "mixture": None if self.mixture is None else asdict(self.mixture),
             "generator": self._generator.get_state(),
         }
 
@@ -157,4 +161,5 @@ class MemorizationTracker:
         if state["smoothed"] is not None:
             self.smoothed = state["smoothed"].cpu().numpy().copy()
         self.cut = state["cut"].cpu().clone()
+        self.mixture = None if state["mixture"] is None else NoiseRate(**state["mixture"])
         self._generator.set_state(state["generator"].cpu())

@@ -50,8 +50,8 @@ class Lookahead:
     """`loss_fn` at other parameters than the model's own, through `higher`'s functional model.
 
     The functional model is built once and reused: its parameters are replaced at each use, its
-    buffers, flags and plain attributes follow the original's, and the original's buffers never
-    change by what happens here.
+    buffers, flags and plain attributes are the original's, and nothing of the original changes by
+    what happens here.
 
     Args:
         model: the user's model.
@@ -80,10 +80,22 @@ class Lookahead:
             _Twin(original, twin, self._all)
             for original, twin in _pairs(model, self._functional.model)
         ]
+        self.follow()
         self.release()
+
+    def follow(self) -> None:
+        """Notes the original's flags, attributes and hooks as they are now.
+
+        Called before the original's own forward: what that leaves on the model, propagated
+        embeddings say, belongs to θ and would be stale at θ̂.
+        """
+        for twin in self._twins:
+            twin.follow()
 
     def losses(self, virtual: Sequence[Tensor], batch: Any) -> Tensor:
         """L(θ̂): per-sample losses, (B,), with a graph to the virtual parameters.
+
+        The model is as at the last :meth:`follow`, its buffers as they are now.
 
         Args:
             virtual: one tensor for each of :attr:`parameters`.
@@ -105,7 +117,6 @@ class Lookahead:
         self._functional.fast_params = parameters
         for twin in self._twins:
             twin.place(parameters)
-            twin.follow()
 
 
 class _Twin:
@@ -128,33 +139,33 @@ class _Twin:
             for name, p in original._parameters.items()
             if p is not None
         ]
-        for hooks in _HOOKS:  # the very dicts: hooks registered later count as well
-            functional.__dict__[hooks] = original.__dict__[hooks]
         if not hasattr(original, "_flat_weights_names"):
             # higher sets every parameter again at each call of each submodule; they are placed
             # already, so the class's own forward will do. An RNN needs more than its parameters.
             true_forward = type(original).forward
             functional.__dict__["forward"] = MethodType(true_forward, functional)
-        self._attributes: list[str] = []
-        self._seen_attributes = -1
+        # what the functional module itself consists of, and keeps
+        self._own = set(vars(functional)) - set(vars(original)) | _MODULE_ATTRIBUTES | {"forward"}
+        self._attributes: dict[str, Any] = {}
         self._seen_versions: dict[str, tuple[int, int, int]] = {}
 
+    def follow(self) -> None:
+        """Notes the flag, the hooks and the plain attributes that the original has now."""
+        for hooks in _HOOKS:
+            self.functional.__dict__[hooks] = self.original.__dict__[hooks]
+        own = self._own
+        self._attributes = {k: v for k, v in vars(self.original).items() if k not in own}
+
     def place(self, parameters: list[Tensor]) -> None:
-        """Sets the virtual parameters."""
+        """Sets the virtual parameters, the attributes noted, and the buffers of now."""
         placed: Any = self.functional._parameters
         for name, number in self._slots:
             placed[name] = parameters[number]
-
-    def follow(self) -> None:
-        """Takes over the flag, plain attributes and buffers that the original has by now."""
-        theirs, ours = vars(self.original), vars(self.functional)
-        if len(theirs) != self._seen_attributes:
-            self._attributes = [name for name in theirs if name not in _MODULE_ATTRIBUTES]
-            self._seen_attributes = len(theirs)
-        for name in self._attributes:
-            value = theirs[name]
-            if ours.get(name) is not value:
-                ours[name] = value
+        ours = vars(self.functional)
+        ours.update(self._attributes)
+        if len(ours) > len(self._own) + len(self._attributes):
+            for name in [n for n in ours if n not in self._own and n not in self._attributes]:
+                del ours[name]  # left behind by the last use
         for name, buffer in self.original._buffers.items():
             self._follow_buffer(name, buffer)
 
@@ -168,12 +179,9 @@ class _Twin:
         # copied always, large ones when their version tells of a change
         if buffer.numel() > _ALWAYS_COPIED and self._seen_versions.get(name) == seen:
             return
-        if copy is None or copy.shape != buffer.shape or copy.dtype != buffer.dtype:
-            copy = buffer.detach().clone()
-            self.functional._buffers[name] = copy
-        else:
-            with torch.no_grad():
-                copy.copy_(buffer)
+        # a new tensor, as a graph of the last use may still need the old one
+        copy = buffer.detach().clone()
+        self.functional._buffers[name] = copy
         self._seen_versions[name] = (id(buffer), buffer._version, copy._version)
 
 

@@ -105,9 +105,7 @@ class SelfGuidedPhase:
             if self.config.similarity == "alignment":
                 products = standardized(learned.products)
                 places = memorized.to(products.device)
-                self.learner.record_visits(
-                    ids[memorized], losses.detach()[places], products[places]
-                )
+                self.learner.selector.record(ids[memorized], losses[places], products[places])
         self._steps += 1
         if self._steps % self.config.guidance_interval == 0:  # the next step will need it
             self._guidance = choose_guidance(

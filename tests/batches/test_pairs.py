@@ -257,8 +257,6 @@ def test_integer_labels_are_refused_again_at_the_next_batch():
             read((U, I, long([0, 1, 1, 0])))
 
 
-@pytest.mark.xfail(strict=True, reason="a first batch of one sample settles that the third column "
-                                       "holds negatives, though it cannot tell")  # fmt: skip
 def test_a_batch_of_one_does_not_settle_what_the_third_column_is():
     read = PairReader()
     read((U[:1], I[:1], long([1])))

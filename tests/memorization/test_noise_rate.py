@@ -158,8 +158,6 @@ def test_agrees_with_an_independent_em(separation, tolerance, share):
     assert estimate(losses, users).value == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.xfail(strict=True, reason="EM stops on a plateau near its start: both components "
-                   "begin with the pooled spread, and tol=1e-4 takes slow for settled")  # fmt: skip
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_agrees_with_an_independent_em_where_components_touch(share):
     losses, users, truth = planted(2, share, separation=3)
@@ -247,8 +245,6 @@ def test_few_noisy_among_many_clean_are_few():
     assert estimate(losses, users).value == pytest.approx(0.001, abs=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="a sample without a single noisy loss makes two equal "
-                                       "components, and each of them gets one half")  # fmt: skip
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_few_noisy_that_no_sample_holds_are_few(seed):
     losses, users = np.zeros(100_000), np.zeros(100_000, dtype=np.int64)

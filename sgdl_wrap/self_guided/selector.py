@@ -1,0 +1,146 @@
+"""Which memorized samples guide, and how that is learned (Sec. 3.2.2; Eq. 8 for φ)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.self_guided.denoising_scheduler import LSTMScheduler, MLPScheduler, top_f
+from sgdl_wrap.self_guided.factors import FactorHistory
+from sgdl_wrap.self_guided.optimizers import adam, step
+from sgdl_wrap.self_guided.selection import guidance_shares, gumbel_noise
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How much each guidance sample counts.
+
+    Attributes:
+        shares: c, (n,), summing to 1; with a graph to φ where φ is learned.
+        log_probabilities: log π of the samples that the scheduler saw, with a graph to φ.
+    """
+
+    shares: Tensor
+    log_probabilities: Tensor | None = None
+
+
+class GuidanceSelector:
+    """The denoising scheduler s(·; φ) with its optimizer and the factor history it reads.
+
+    Args:
+        memorized: M, sorted interaction ids, (|M|,) int64 on the CPU.
+        config: which scheduler, and its settings.
+        generator: draws φ's initial values and the Gumbel noise.
+        device, dtype: of the losses.
+    """
+
+    def __init__(
+        self,
+        memorized: Tensor,
+        config: DenoiserConfig,
+        *,
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config = config
+        self.generator = generator
+        self._dtype = dtype
+        self.network: LSTMScheduler | MLPScheduler | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        if config.denoising_scheduler in ("lstm", "mlp"):
+            make = LSTMScheduler if config.denoising_scheduler == "lstm" else MLPScheduler
+            self.network = make(
+                config.denoising_scheduler_hidden,
+                generator=generator, device=device, dtype=dtype,
+            )
+            self.optimizer = adam(self.network, config.denoising_scheduler_lr)
+        self.factors: FactorHistory | None = None
+        if config.denoising_scheduler != "none":
+            self.factors = FactorHistory(
+                memorized, config.factor_history, device=device, dtype=dtype
+            )
+
+    def record(self, ids: Tensor, losses: Tensor, similarities: Tensor) -> None:
+        """Notes the factors of one visit of memorized samples, (m,) each; ids on the CPU."""
+        if self.factors is not None and len(ids):
+            factors = torch.stack([losses.detach(), similarities], dim=1)
+            self.factors.record(self.factors.slots(ids), factors)
+
+    def select(self, ids: Tensor, device: torch.device) -> Selection:
+        """Shares of guidance samples, (n,), given by their ids; -1 for memorized negatives.
+
+        Memorized negatives are drawn anew each epoch and have no history: they share equally, and
+        the scheduler divides what is left among the memorized interactions (deviation 13).
+        """
+        n = len(ids)
+        known = ids >= 0
+        equal = torch.full((n,), 1.0 / n, device=device, dtype=self._dtype)
+        if self.factors is None or not bool(known.any()):
+            return Selection(equal)
+        found = self._scheduled(self.factors, ids[known])
+        if bool(known.all()):
+            return found
+        part = found.shares * (int(known.sum()) / n)
+        return Selection(equal.masked_scatter(known.to(device), part), found.log_probabilities)
+
+    def _scheduled(self, history: FactorHistory, ids: Tensor) -> Selection:
+        factors, visits = history.sequences(history.slots(ids))
+        if self.network is None:
+            latest = factors[visits - 1, torch.arange(len(ids), device=factors.device)]
+            return Selection(top_f(latest))
+        log_probabilities = torch.log_softmax(self.network(factors, visits), dim=0)
+        noise = gumbel_noise(
+            (self.config.gumbel_draws, len(ids)), self.generator,
+            dtype=log_probabilities.dtype, device=log_probabilities.device,
+        )
+        shares = guidance_shares(log_probabilities, noise, self.config.gumbel_tau)
+        return Selection(shares, log_probabilities)
+
+    def learn(self, selection: Selection, guidance_losses: Tensor) -> None:
+        """One step of φ down Σ_m c_m L_m(θ̂) - λ s H(π), H the entropy of π (Eq. 8).
+
+        s is the standard deviation of the guidance losses, so that λ has no unit. The guidance
+        loss alone is least when one easy sample gets all: the best π would tell nothing of noise.
+        With the entropy it is π ∝ exp(-L/(λ s)): samples far above the others count less
+        (deviation 14).
+
+        Args:
+            guidance_losses: L(θ̂), (n,), detached.
+        """
+        log_probabilities = selection.log_probabilities
+        if self.network is None or self.optimizer is None or log_probabilities is None:
+            return
+        losses = guidance_losses.to(selection.shares.dtype)
+        objective = (selection.shares * losses).sum()
+        strength = self.config.denoising_scheduler_entropy
+        if strength > 0:
+            negative_entropy = (log_probabilities.exp() * log_probabilities).sum()
+            objective = objective + strength * losses.std(unbiased=False) * negative_entropy
+        gradients = torch.autograd.grad(objective, list(self.network.parameters()))
+        step(self.optimizer, self.network, gradients)
+
+    def state_dict(self) -> dict[str, Any]:
+        """φ, its optimizer and the factor history; live tensors."""
+        state: dict[str, Any] = {}
+        if self.network is not None and self.optimizer is not None:
+            state["network"] = self.network.state_dict()
+            state["optimizer"] = self.optimizer.state_dict()
+        if self.factors is not None:
+            state["factor_ring"] = self.factors.ring
+            state["factor_visits"] = self.factors.visits
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        if self.network is not None and self.optimizer is not None:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        if self.factors is not None:
+            self.factors.ring.copy_(state["factor_ring"])
+            self.factors.visits.copy_(state["factor_visits"])
