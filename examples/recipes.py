@@ -18,7 +18,8 @@ from examples.models.neumf import NeuMF, bce_loss
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model with all that its ordinary training needs; nothing here is about denoising."""
+    """A model with all that its ordinary training needs, and the one setting of the denoiser that
+    depends on how many epochs that takes."""
 
     name: str
     build: Callable[[InteractionData], nn.Module]
@@ -34,6 +35,8 @@ class Recipe:
     batch_size: int
     epochs: int
     l2: float
+    history_length: int = 20
+    """Epochs of memorization history: a model that is done within few epochs needs a short one."""
 
 
 def _build_lightgcn(data: InteractionData) -> nn.Module:
@@ -81,7 +84,7 @@ LIGHTGCN = Recipe(
     pointwise=False,
     learning_rate=0.005,
     batch_size=2048,
-    epochs=200,
+    epochs=300,
     l2=1e-4,
 )
 NEUMF = Recipe(
@@ -95,11 +98,14 @@ NEUMF = Recipe(
     batch_size=1024,
     epochs=30,
     l2=0.0,
+    history_length=10,
 )
 RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF}
 
 # The generated data has a third of the interactions and patterns that are learned sooner.
 RECIPES_FOR_GENERATED_DATA = {
-    "lightgcn": replace(LIGHTGCN, learning_rate=0.01, batch_size=512, epochs=20),
+    "lightgcn": replace(
+        LIGHTGCN, learning_rate=0.01, batch_size=512, epochs=20, history_length=10
+    ),
     "neumf": replace(NEUMF, learning_rate=0.002, epochs=12),
 }

@@ -89,7 +89,7 @@ def train(
 
     Args:
         denoise: whether to wrap the training with the denoiser.
-        config: the denoiser's settings; None takes the defaults with this seed.
+        config: the denoiser's settings; None: the recipe's history, this seed, the defaults.
         evaluate_every: evaluate after every so many epochs, and after the last.
         on_epoch: told each epoch's number and, where evaluated, its validation NDCG@20.
     """
@@ -107,7 +107,8 @@ def train(
             recipe.loss_fn,
             interactions=(torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)),
             n_items=data.n_items,
-            config=DenoiserConfig(seed=seed) if config is None else config,
+            config=config
+            or DenoiserConfig(seed=seed, history_length=recipe.history_length),
         )
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()

@@ -337,8 +337,7 @@ class SelfGuidedDenoiser:
     def _pairs(self, batch: Any) -> tuple[Pairs, Tensor]:
         pairs = self._read_pairs(batch)
         ids = self.interactions.find(pairs.users, pairs.items)
-        if not bool(pairs.observed.all()):
-            ids = torch.where(pairs.observed, ids, -1)
+        ids.masked_fill_(~pairs.observed, -1)
         if len(ids) == 0 or int(ids.max()) < 0:
             raise BatchError(
                 f"Expected observed pairs in {self._where()}, got none of its {len(ids)} samples "

@@ -121,12 +121,12 @@ class Interactions:
             )
         queries = users * self.n_items + items
         places = torch.searchsorted(self.keys, queries).clamp_(max=len(self.keys) - 1)
-        found = self.keys[places] == queries
+        unknown = self.keys.index_select(0, places) != queries
         if high >= self.n_items:  # such an item would alias the next user's first ones
-            found &= items < self.n_items
+            unknown |= items >= self.n_items
         if last_user >= self.n_users:  # such a user's key may wrap around
-            found &= users < self.n_users
-        return torch.where(found, places, -1)
+            unknown |= users >= self.n_users
+        return places.masked_fill_(unknown, -1)
 
     def unobserved(self, users: Tensor, ranks: Tensor) -> Tensor:
         """The `ranks`-th item (from 0, by id) that each user has not been observed with.

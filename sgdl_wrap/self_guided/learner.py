@@ -101,7 +101,7 @@ class SelfGuidedLearner:
             guidance_losses = guidance.select(lookahead.losses(virtual, guidance.batch))
         if cosines:
             self._record_cosines(guidance, guidance_losses, virtual, lookahead, streams)
-        selection = self.selector.select(guidance.ids, guidance_losses.device)
+        selection = self.selector.select(guidance.ids)
         shares = selection.shares.detach()
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
         found = torch.autograd.grad(guidance_loss, virtual, allow_unused=True)

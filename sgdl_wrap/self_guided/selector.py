@@ -50,7 +50,7 @@ class GuidanceSelector:
     ) -> None:
         self.config = config
         self.generator = generator
-        self._dtype = dtype
+        self._device, self._dtype = device, dtype
         self.network: LSTMScheduler | MLPScheduler | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         if config.denoising_scheduler in ("lstm", "mlp"):
@@ -62,9 +62,7 @@ class GuidanceSelector:
             self.optimizer = adam(self.network, config.denoising_scheduler_lr)
         self.factors: FactorHistory | None = None
         if config.denoising_scheduler != "none":
-            self.factors = FactorHistory(
-                memorized, config.factor_history, device=device, dtype=dtype
-            )
+            self.factors = FactorHistory(memorized, config.factor_history, dtype=dtype)
 
     def record(self, ids: Tensor, losses: Tensor, similarities: Tensor) -> None:
         """Notes the factors of one visit of memorized samples, (m,) each; ids on the CPU."""
@@ -72,7 +70,7 @@ class GuidanceSelector:
             factors = torch.stack([losses.detach(), similarities], dim=1)
             self.factors.record(self.factors.slots(ids), factors)
 
-    def select(self, ids: Tensor, device: torch.device) -> Selection:
+    def select(self, ids: Tensor) -> Selection:
         """Shares of guidance samples, (n,), given by their ids; -1 for memorized negatives.
 
         Memorized negatives are drawn anew each epoch and have no history: they share equally, and
@@ -80,17 +78,18 @@ class GuidanceSelector:
         """
         n = len(ids)
         known = ids >= 0
-        equal = torch.full((n,), 1.0 / n, device=device, dtype=self._dtype)
+        equal = torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype)
         if self.factors is None or not bool(known.any()):
             return Selection(equal)
         found = self._scheduled(self.factors, ids[known])
         if bool(known.all()):
             return found
         part = found.shares * (int(known.sum()) / n)
-        return Selection(equal.masked_scatter(known.to(device), part), found.log_probabilities)
+        shares = equal.masked_scatter(known.to(self._device), part)
+        return Selection(shares, found.log_probabilities)
 
     def _scheduled(self, history: FactorHistory, ids: Tensor) -> Selection:
-        factors, visits = history.sequences(history.slots(ids))
+        factors, visits = (t.to(self._device) for t in history.sequences(history.slots(ids)))
         if self.network is None:
             latest = factors[visits - 1, torch.arange(len(ids), device=factors.device)]
             return Selection(top_f(latest))

@@ -12,7 +12,7 @@ IDS = torch.tensor([2, 3, 5, 8, 13, 21])
 
 
 def history(length: int = 3, dtype: torch.dtype = torch.float64) -> FactorHistory:
-    return FactorHistory(IDS, length, device=torch.device("cpu"), dtype=dtype)
+    return FactorHistory(IDS, length, dtype=dtype)
 
 
 visits = st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=12)
