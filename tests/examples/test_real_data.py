@@ -43,6 +43,6 @@ def test_both_models_run_to_the_end_and_switch(data: InteractionData, name: str)
     assert run.denoiser.phase is Phase.SELF_GUIDED
     assert len(run.denoiser.history) == 10
     assert 0.1 < (run.denoiser.noise_rate or 0.0) < 0.4
-    assert run.test["ndcg@20"] > 0.25
+    assert run.test["ndcg@20"] > 0.2
     assert run.final_auc is not None
     assert run.final_auc > 0.5
