@@ -260,7 +260,8 @@ def check_lookahead(
                 f"gradients, got a difference of {_gap(here.detach(), there):.2g} in {name!r}. "
                 "Use the parameter through the model that loss_fn is given."
             )
-    total = torch.stack([(g.detach() * d).sum() for g, d in zip(found, direction, strict=True)])
+    pairs = zip(found, direction, strict=True)
+    total = torch.stack([(_dense(g.detach()) * d).sum() for g, d in pairs])
     if not _close(products.sum(), total.sum(), scale=total.abs().sum()):
         raise UnsupportedModelError(
             "Expected a loss that can be differentiated twice, got a second derivative that is "
@@ -355,7 +356,7 @@ def _direction(parameter: Tensor, generator: torch.Generator) -> Tensor:
 
 def _close(found: Tensor, expected: Tensor, scale: Tensor | None = None) -> bool:
     """Equal up to rounding, measured against `scale` or else the largest value expected."""
-    found, expected = found.double(), expected.double()
+    found, expected = _dense(found), _dense(expected)
     if not expected.numel():
         return True
     size = expected.abs().max() if scale is None else scale.double()
@@ -363,5 +364,10 @@ def _close(found: Tensor, expected: Tensor, scale: Tensor | None = None) -> bool
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:
-    largest = expected.double().abs().max().clamp_min(1e-30)
-    return float((found.double() - expected.double()).abs().max() / largest)
+    found, expected = _dense(found), _dense(expected)
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def _dense(values: Tensor) -> Tensor:
+    """float64, and dense where nn.Embedding(sparse=True) gave a sparse gradient."""
+    return (values.to_dense() if values.is_sparse else values).double()

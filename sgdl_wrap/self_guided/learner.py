@@ -106,9 +106,9 @@ class SelfGuidedLearner:
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
         found = torch.autograd.grad(guidance_loss, virtual, allow_unused=True)
         direction = [
-            torch.zeros_like(p) if g is None else g for g, p in zip(found, virtual, strict=True)
+            torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g
+            for g, p in zip(found, virtual, strict=True)
         ]
-
         products = gradient_products(ascent, vector, direction)
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
         gradients = list(

@@ -225,7 +225,7 @@ def gradient_products(
     Args:
         jacobian_vector: J^T v from :func:`vector_jacobian` with `differentiable=True`.
         vector: the v it was taken with, (B,), requiring a gradient.
-        direction: d, shaped like the parameters.
+        direction: d, dense, shaped like the parameters.
 
     Returns:
         (B,)
@@ -244,5 +244,9 @@ def assumed_update(
 ) -> list[Tensor]:
     """θ̂ = θ - η1 g, plain SGD whatever the user's optimizer is (Eq. 7); leaves with gradient."""
     with torch.no_grad():
-        moved = torch._foreach_add(list(parameters), list(gradients), alpha=-lr)
+        if any(g.is_sparse for g in gradients):  # of nn.Embedding(sparse=True)
+            pairs = zip(parameters, gradients, strict=True)
+            moved = [torch.add(p, g, alpha=-lr) for p, g in pairs]
+        else:
+            moved = list(torch._foreach_add(list(parameters), list(gradients), alpha=-lr))
     return [tensor.requires_grad_() for tensor in moved]

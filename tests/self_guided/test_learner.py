@@ -456,3 +456,53 @@ def test_two_learners_loaded_from_one_state_do_not_share_it() -> None:
     before = copy.deepcopy(first.learner.state_dict())
     second.learn()
     assert_identical(first.learner.state_dict(), before)
+
+
+# ------------------------------------------------------------------ sparse gradients
+
+
+class _Factors(torch.nn.Module):
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.user = torch.nn.Embedding(9, 4, sparse=sparse)
+        self.item = torch.nn.Embedding(11, 4, sparse=sparse)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return (self.user(users) * self.item(items)).sum(-1)
+
+
+def _pairwise_loss(model: torch.nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    users, positives, negatives = batch
+    return F.softplus(model(users, negatives) - model(users, positives))
+
+
+def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
+    generator = torch.Generator().manual_seed(2)
+    values = [torch.randn(shape, generator=generator) for shape in ((9, 4), (11, 4))]
+
+    def draw() -> tuple[Tensor, Tensor, Tensor]:
+        users = torch.randint(9, (12,), generator=generator)
+        positives = torch.randint(11, (12,), generator=generator)
+        return users, positives, torch.randint(11, (12,), generator=generator)
+
+    training, held = draw(), draw()
+    ids = torch.arange(12)
+    gradients = []
+    for sparse in (False, True):
+        model = _Factors(sparse).double()
+        for p, value in zip(model.parameters(), values, strict=True):
+            p.data = value.double()
+        learner = SelfGuidedLearner(
+            ids, DenoiserConfig(), device=torch.device("cpu"), dtype=torch.float64
+        )
+        losses = _pairwise_loss(model, training)
+        gradients.append(
+            learner.learn(
+                losses, losses.detach()[:, None], Guidance(held, None, ids),
+                Lookahead(model, _pairwise_loss), RandomStreams(torch.device("cpu"), 0),
+                assumed_lr=ETA,
+            ).weighting_gradients
+        )
+        losses.mean().backward()
+        assert model.user.weight.grad.is_sparse is sparse
+    assert relative_gap(gradients[1], gradients[0]) <= 1e-12
