@@ -447,7 +447,7 @@ def test_each_visit_of_a_memorized_sample_is_noted_with_its_standardised_alignme
 
 @pytest.mark.parametrize("size", [1, 5, None])
 def test_guidance_is_no_larger_than_asked_for(size: int | None) -> None:
-    denoiser = build(config=SWITCHING.but(guidance_size=size))
+    denoiser = build(config=SWITCHING.but(guidance_size=size, guidance_interval=1))
     train(denoiser)
     memorized = denoiser.state_dict()["self_guided"]["memorized"]
     for batch in triple_epoch(DATA, 1):
