@@ -15,10 +15,12 @@ In your own training loop the change is this::
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -30,7 +32,7 @@ from examples.movielens import download_ml100k
 from examples.planted_preferences import generate
 from examples.recipes import RECIPES, RECIPES_FOR_GENERATED_DATA, Recipe
 from examples.training import TrainingRun, train
-from sgdl_wrap import SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,6 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
                         data,
                         denoise=denoise,
                         seed=seed,
+                        config=DenoiserConfig(
+                            **{"seed": seed, "history_length": recipe.history_length}
+                            | dict(options.set)
+                        ),
                         evaluate_every=options.evaluate_every,
                         on_epoch=progress(label, recipe.epochs),
                     )
@@ -64,12 +70,11 @@ def main(arguments: list[str] | None = None) -> None:
         print()
         if denoised[0].denoiser is not None:
             first_denoisers[recipe.name] = denoised[0].denoiser
-    if options.out is not None:
-        rate = data.train_noise_rate
-        save_memorization_picture(
-            first_denoisers, options.out, true_clean_ratio=None if rate is None else 1 - rate
-        )
-        print(f"Memorization curve: {options.out}")
+    rate = data.train_noise_rate
+    save_memorization_picture(
+        first_denoisers, options.out, true_clean_ratio=None if rate is None else 1 - rate
+    )
+    print(f"Memorization curve: {options.out}")
 
 
 def load_data(source: str) -> InteractionData:
@@ -135,8 +140,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", "--seeds", dest="seeds", type=int, nargs="+", default=[0], metavar="SEED"
     )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of DenoiserConfig, e.g. denoising_scheduler=none guidance_interval=1",
+    )
     parser.add_argument("--evaluate-every", type=_positive, default=1, metavar="EPOCHS")
-    parser.add_argument("--out", metavar="PICTURE", help="save the memorization curve, e.g. a.png")
+    parser.add_argument(
+        "--out",
+        metavar="PICTURE",
+        default="memorization.png",
+        help="where to save the memorization curve (default: %(default)s)",
+    )
     parser.add_argument(
         "--threads",
         type=_positive,
@@ -144,6 +162,19 @@ def _parser() -> argparse.ArgumentParser:
         help="threads of torch; more than 1 rarely help models of this size",
     )
     return parser
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A field of the config and its value: a Python literal, or else a word."""
+    name, equals, value = text.partition("=")
+    if not equals or name not in {field.name for field in fields(DenoiserConfig)}:
+        raise argparse.ArgumentTypeError(
+            f"expected FIELD=VALUE with a field of DenoiserConfig, got {text!r}"
+        )
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
 
 
 def _positive(text: str) -> int:

@@ -176,6 +176,9 @@ class DenoiserConfig:
         """The method as Sec. 3 and 4.1.4 print it (the slips of Eq. 12 mended)."""
         return cls(
             ranking="full",
+            switch_timeout=60,  # against every item the switch may never come
+            noise_rate_sample=1_000_000_000,
+            gumbel_draws=1,
             similarity="paper",
             guidance_size=None,
             guidance_interval=1,

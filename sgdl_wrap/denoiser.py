@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from sgdl_wrap.errors import (
     BatchError,
     DenoiserWarning,
     InteractionsError,
-    LossError,
     OrderError,
     SwitchError,
 )
@@ -26,18 +26,23 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
 from sgdl_wrap.preflight import (
+    check_evidence,
+    check_kinds,
     check_lookahead,
     check_losses,
     check_model,
     check_optimizers,
+    check_penalty,
     check_scores,
     evaluating,
+    is_sliceable,
+    undisturbed,
 )
 from sgdl_wrap.random_streams import RandomStreams, foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
-from sgdl_wrap.state import check_header, header
+from sgdl_wrap.state import broken_state_refused, check_header, header
 
 logger = logging.getLogger("sgdl_wrap")
 
@@ -109,8 +114,12 @@ class SelfGuidedDenoiser:
         self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         self._loss_fn = loss_fn
         self._score_fn = score_fn
-        check_model(model)
-        check_optimizers(model, self._optimizers)
+        # what training consists of: the model, and the loss where that is a module too
+        self._modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
+        check_kinds(loss_fn, score_fn, pair_fn, self.config)
+        if enabled:
+            check_model(model)
+            check_optimizers(self._modules, self._optimizers)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
                 f"Expected interactions=(users, items), got {type(interactions).__name__}. "
@@ -118,15 +127,14 @@ class SelfGuidedDenoiser:
             )
         users, items = interactions
         self.interactions = Interactions(users, items, n_items=n_items)
-        self._device = next(model.parameters()).device
         self._read_pairs = PairReader(pair_fn)
-        self._streams = RandomStreams(self._device, self.config.seed)
+        self._streams = RandomStreams(self.config.seed)
         self._tracker = MemorizationTracker(self.interactions, self.config)
         self._detector = TransitionDetector(
             self.config.noise_rate_shift, self.config.switch_timeout
         )
         self._lookahead: Lookahead | None = None  # built and tried at the first batch
-        self._sliceable = False
+        self._sliceable: bool | None = None  # undecided until a batch of two rows or more
 
         self._memorization_point: int | None = None
         self._noise_rate: float | None = self.config.noise_rate
@@ -136,6 +144,7 @@ class SelfGuidedDenoiser:
         self._explicit_epochs = False
         self._pending: _Pending | None = None
         if enabled:
+            check_evidence(self.interactions.counts, self.config)
             sample = slice(0, min(8, len(self.interactions)))
             check_scores(
                 self._score, self.interactions.users[sample], self.interactions.items[sample]
@@ -188,6 +197,13 @@ class SelfGuidedDenoiser:
         pairs, ids = self._pairs(batch)
         if self._lookahead is None:
             self._lookahead = self._try_loss(batch, len(ids))
+        elif self._self_guided is not None and not self._lookahead.is_current():
+            check_optimizers(self._modules, self._optimizers)
+            self._lookahead = self._try_loss(batch, len(ids))
+        if self._sliceable is None:
+            self._sliceable = is_sliceable(
+                self._modules, self.model, self._loss_fn, batch, len(ids), self._streams
+            )
         pending = _Pending(batch, pairs, ids)
         if self._self_guided is not None:
             self._guide(pending, self._self_guided, self._lookahead)
@@ -205,16 +221,16 @@ class SelfGuidedDenoiser:
 
         Raises:
             OrderError: no before_step, or another batch.
-            LossError: losses of another shape than (B,), or not finite; nothing was changed.
+            LossError: losses of another shape than (B,), losses or a penalty that are not finite;
+                nothing was changed.
+            NoiseRateError, ScoreError, SwitchError: the step is done, but the epoch that ended
+                with it tells nothing; see :meth:`end_epoch`.
         """
+        if penalty is not None:
+            penalty = check_penalty(penalty)
         objective = self._objective(batch)
         if penalty is not None:
-            if not isinstance(penalty, Tensor) or penalty.numel() != 1:
-                raise LossError(
-                    f"Expected penalty to be a scalar tensor, got {type(penalty).__name__}. "
-                    "Sum or average it."
-                )
-            objective = objective + penalty.reshape(())
+            objective = objective + penalty
         for optimizer in self._optimizers:
             optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
@@ -234,7 +250,7 @@ class SelfGuidedDenoiser:
         return self._objective(batch)
 
     def skip_batch(self) -> None:
-        """Leaves out the batch that before_step was last called with."""
+        """Leaves out the batch that before_step was last called with: no step follows it."""
         self._pending = None
 
     def sample_weights(self, batch: Any) -> Tensor:
@@ -242,14 +258,16 @@ class SelfGuidedDenoiser:
 
         All ones in Phase I. The losses are taken in evaluation mode; nothing is recorded.
         """
-        pairs, ids = self._pairs(batch)
-        with evaluating(self.model), self._streams.own(advance=False), torch.no_grad():
+        self_guided = self._self_guided
+        pairs = None if self_guided is None else self._read_pairs(batch)
+        with self._aside(advance=False):
             losses = self._loss_fn(self.model, batch)
-            check_losses(losses, len(ids), "this batch")
-        if self._self_guided is None:
+            check_losses(losses, None if pairs is None else len(pairs.users), "this batch")
+        if self_guided is None or pairs is None:
             return torch.ones_like(losses)
+        ids = self._find(pairs)
         features = self._tracker.features(ids, losses)
-        return self._self_guided.weights(features, ids, pairs.observed).to(losses.dtype)
+        return self_guided.weights(features, ids, pairs.observed).to(losses.dtype)
 
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
@@ -300,13 +318,17 @@ class SelfGuidedDenoiser:
                 "Save after step."
             )
         return {
-            **header(self.interactions, self.config, self.model),
+            **header(self.interactions, self.config, self.model, enabled=self.enabled),
             "memorization_point": self._memorization_point,
             "noise_rate": self._noise_rate,
             "history": [record.as_dict() for record in self._history],
             "tracker": self._tracker.state_dict(),
             "self_guided": None if self._self_guided is None else self._self_guided.state_dict(),
             "streams": self._streams.state(),
+            "loss": {
+                "sliceable": self._sliceable,
+                "draws_foreign": self._streams.guard_foreign,
+            },
             "epoch": self._epoch.state_dict(),
             "explicit_epochs": self._explicit_epochs,
         }
@@ -317,27 +339,32 @@ class SelfGuidedDenoiser:
         Raises:
             StateError: another data set, config, model or version; nothing was changed.
         """
-        check_header(state, self.interactions, self.config, self.model)
-        self_guided = None
-        if state["self_guided"] is not None:
-            self_guided = self._new_self_guided(state["self_guided"]["memorized"].cpu())
-            self_guided.load_state_dict(state["self_guided"])
-        self._tracker.load_state_dict(state["tracker"])
-        self._self_guided = self_guided
-        self._pending = None
+        check_header(state, self.interactions, self.config, self.model, enabled=self.enabled)
+        with broken_state_refused():  # all is built before any of it is taken
+            tracker = MemorizationTracker(self.interactions, self.config)
+            tracker.load_state_dict(state["tracker"])
+            self_guided = None
+            if state["self_guided"] is not None:
+                self_guided = self._new_self_guided(state["self_guided"]["memorized"].cpu())
+                self_guided.load_state_dict(state["self_guided"])
+            history = [EpochRecord.from_dict(values) for values in state["history"]]
+            epoch = EpochProgress.from_state(state["epoch"])
+            streams = RandomStreams(self.config.seed)
+            streams.restore(state["streams"])
+            streams.guard_foreign = bool(state["loss"]["draws_foreign"])
+            sliceable = state["loss"]["sliceable"]
+        self._tracker, self._self_guided, self._history = tracker, self_guided, history
+        self._epoch, self._streams, self._sliceable = epoch, streams, sliceable
         self._memorization_point = state["memorization_point"]
         self._noise_rate = state["noise_rate"]
-        self._history = [EpochRecord.from_dict(values) for values in state["history"]]
-        self._streams.restore([stream.cpu() for stream in state["streams"]])
-        self._epoch = EpochProgress.from_state(state["epoch"])
         self._explicit_epochs = state["explicit_epochs"]
+        self._pending = None
 
     # ------------------------------------------------------------------ one batch
 
     def _pairs(self, batch: Any) -> tuple[Pairs, Tensor]:
         pairs = self._read_pairs(batch)
-        ids = self.interactions.find(pairs.users, pairs.items)
-        ids.masked_fill_(~pairs.observed, -1)
+        ids = self._find(pairs)
         if len(ids) == 0 or int(ids.max()) < 0:
             raise BatchError(
                 f"Expected observed pairs in {self._where()}, got none of its {len(ids)} samples "
@@ -346,13 +373,19 @@ class SelfGuidedDenoiser:
             )
         return pairs, ids
 
+    def _find(self, pairs: Pairs) -> Tensor:
+        """Ids of the samples' interactions, (B,) int64; -1 where unobserved or unknown."""
+        ids = self.interactions.find(pairs.users, pairs.items)
+        return ids.masked_fill_(~pairs.observed, -1)
+
     def _try_loss(self, batch: Any, size: int) -> Lookahead:
         """The preflight of the loss; nothing of the user's changes."""
         lookahead = Lookahead(self.model, self._loss_fn)
         findings = check_lookahead(
-            self.model, self._loss_fn, lookahead, batch, size, self._streams
+            self._modules, self.model, self._loss_fn, lookahead, batch, size, self._streams
         )
-        self._sliceable = findings.sliceable
+        if self._sliceable is None:
+            self._sliceable = findings.sliceable
         self._streams.guard_foreign = findings.draws_foreign
         return lookahead
 
@@ -385,7 +418,7 @@ class SelfGuidedDenoiser:
                 streams=self._streams,
                 assumed_lr=self._assumed_lr(),
                 outside_list=self._outside_list,
-                sliceable=self._sliceable,
+                sliceable=bool(self._sliceable),
             )
         pending.losses = losses
         pending.weights = self_guided.weights(features, pending.ids, pending.pairs.observed)
@@ -409,8 +442,9 @@ class SelfGuidedDenoiser:
             )
         self._pending = None  # an error below leaves no half-done batch behind
         if pending.losses is None or pending.weights is None:  # Phase I
-            self._epoch.weight_sum += len(pending.ids)
-            return self._losses(pending).mean()
+            losses = self._losses(pending)
+            self._epoch.weight_sum += len(losses)
+            return losses.mean()
         if self._lookahead is not None and _versions(self._lookahead) != pending.versions:
             raise OrderError(
                 "Expected unchanged parameters between before_step and step, got them changed. "
@@ -428,13 +462,28 @@ class SelfGuidedDenoiser:
 
     def _score(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of pairs in evaluation mode, without graph; leaves no trace."""
-        with evaluating(self.model), self._streams.own(), torch.no_grad():
+        with self._aside():
             users, items = users.to(self._device), items.to(self._device)
             if self._score_fn is None:
                 scores: Tensor = self.model(users, items)
             else:
                 scores = self._score_fn(self.model, users, items)
         return scores
+
+    @contextmanager
+    def _aside(self, *, advance: bool = True) -> Iterator[None]:
+        """An evaluation that the plain loop would not make, and that leaves no trace."""
+        with (
+            undisturbed(self._modules, buffers=False),
+            evaluating(self._modules),
+            self._streams.own(self._device, advance=advance),
+            torch.no_grad(),
+        ):
+            yield
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _assumed_lr(self) -> float:
         if self.config.assumed_lr is not None:

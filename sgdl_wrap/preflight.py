@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.batches.trees import has_rows, take_rows
-from sgdl_wrap.errors import LossError, OptimizerError, ScoreError, UnsupportedModelError
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.errors import (
+    DenoiserError,
+    LossError,
+    NoiseRateError,
+    OptimizerError,
+    ScoreError,
+    UnsupportedModelError,
+)
 from sgdl_wrap.memorization.ranking import checked_scores
 from sgdl_wrap.random_streams import RandomStreams, foreign_fingerprint
 from sgdl_wrap.self_guided.lookahead import (
@@ -72,11 +80,18 @@ def check_model(model: object) -> None:
         if type(type(module)) is not type:
             raise UnsupportedModelError(
                 f"Expected ordinary classes of modules, got the metaclass "
-                f"{type(type(module)).__name__} in {where}. Use a class without it."
+                f"{type(type(module)).__name__} in {where}. Use a class without it; drop ABC from "
+                "the bases, if it is that."
+            )
+        if getattr(module, "max_norm", None) is not None:
+            raise UnsupportedModelError(
+                f"Expected modules that only read their parameters, got max_norm in {where}, "
+                "which writes to them at every evaluation. Renormalise the weights in your loop, "
+                "after the optimizer's step."
             )
 
 
-def check_optimizers(model: nn.Module, optimizers: Sequence[object]) -> None:
+def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object]) -> None:
     """Refuses optimizers that would leave trainable parameters behind.
 
     Raises:
@@ -97,7 +112,9 @@ def check_optimizers(model: nn.Module, optimizers: Sequence[object]) -> None:
         held.update(id(p) for group in optimizer.param_groups for p in group["params"])
     if not optimizers:
         raise OptimizerError("Expected an optimizer, got none. Pass that of your training loop.")
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trainable = [
+        (name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad
+    ]
     if not trainable:
         raise OptimizerError(
             "Expected trainable parameters, got a model with none. Unfreeze what is to be learned."
@@ -127,7 +144,61 @@ def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items
     checked_scores(scores, len(users))
 
 
+def check_kinds(loss_fn: object, score_fn: object, pair_fn: object, config: object) -> None:
+    """Refuses arguments of the wrong kind.
+
+    Raises:
+        DenoiserError: functions that cannot be called, a config of another type.
+    """
+    for name, function in (("loss_fn", loss_fn), ("score_fn", score_fn), ("pair_fn", pair_fn)):
+        if not callable(function) and (function is not None or name == "loss_fn"):
+            raise DenoiserError(
+                f"Expected {name} to be a function, got {type(function).__name__}. "
+                "Pass what can be called."
+            )
+    if not isinstance(config, DenoiserConfig):
+        raise DenoiserError(
+            f"Expected a DenoiserConfig, got {type(config).__name__}. "
+            "Pass config=DenoiserConfig(...)."
+        )
+
+
+def check_evidence(counts: Tensor, config: DenoiserConfig) -> None:
+    """Refuses data from which no noise rate can ever be estimated.
+
+    Args:
+        counts: interactions of each user.
+
+    Raises:
+        NoiseRateError: per-user scaling of losses where every user has a single interaction.
+    """
+    if config.noise_rate is None and config.loss_normalization == "user" and counts.max() < 2:
+        raise NoiseRateError(
+            "Expected users with two or more interactions, got one each: per-user scaling maps "
+            "every loss to 0. Set loss_normalization='global' in the config, or noise_rate."
+        )
+
+
 # ------------------------------------------------------------------ the loss
+
+
+def check_penalty(penalty: object) -> Tensor:
+    """The user's regulariser as a 0-dim tensor.
+
+    Raises:
+        LossError: no scalar tensor, or not finite.
+    """
+    if not isinstance(penalty, Tensor) or penalty.numel() != 1:
+        raise LossError(
+            f"Expected penalty to be a scalar tensor, got {type(penalty).__name__}. "
+            "Sum or average it."
+        )
+    if not bool(torch.isfinite(penalty.detach()).all()):
+        raise LossError(
+            f"Expected a finite penalty, got {penalty.item()}. "
+            "Lower its coefficient or the learning rate."
+        )
+    return penalty.reshape(())
 
 
 def check_losses(losses: object, size: int | None, where: str) -> Tensor:
@@ -178,15 +249,17 @@ class LossFindings:
     """What the preflight learned of a loss.
 
     Attributes:
-        sliceable: rows of a batch can be taken without changing their losses.
+        sliceable: rows of a batch can be taken without changing their losses; None where the
+            batch has too few to tell.
         draws_foreign: the loss draws from numpy's or Python's global stream.
     """
 
-    sliceable: bool
+    sliceable: bool | None
     draws_foreign: bool
 
 
 def check_lookahead(
+    modules: Sequence[nn.Module],
     model: nn.Module,
     loss_fn: LossFn,
     lookahead: Lookahead,
@@ -200,6 +273,9 @@ def check_lookahead(
     hooks, closures and lists of modules all count. Values, gradients and the second derivative
     must agree.
 
+    Args:
+        modules: what the loss consists of: the model, and the loss itself where it is a module.
+
     Raises:
         LossError: the losses themselves are not as they must be.
         UnsupportedModelError: the functional model or its second derivative would be wrong.
@@ -207,33 +283,34 @@ def check_lookahead(
     generator = torch.Generator().manual_seed(0)
     lookahead.follow()
     theta = lookahead.parameters
+    device = theta[0].device
     virtual = [_perturbed(p, generator).requires_grad_() for p in theta]
-    with undisturbed(model):
-        with swapped(theta, virtual), streams.own(advance=False):
-            before = foreign_fingerprint()
-            reference = loss_fn(model, batch)
-            draws_foreign = foreign_fingerprint() != before
-            check_losses(reference, size, "the first batch")
-            ones = torch.ones_like(reference)
-            expected = vector_jacobian(reference, theta, ones, differentiable=False)
-            reference = reference.detach()
-        with swapped(theta, virtual), streams.own(advance=False), torch.no_grad():
-            again = loss_fn(model, batch)
-    if not torch.equal(again, reference):
+    with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
+        before = foreign_fingerprint()
+        reference = loss_fn(model, batch)
+        draws_foreign = foreign_fingerprint() != before
+        check_losses(reference, size, "the first batch")
+        ones = torch.ones_like(reference)
+        expected = vector_jacobian(reference, theta, ones, differentiable=False)
+        reference = reference.detach()
+    with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
+        again = loss_fn(model, batch).detach()
+    tolerance = _tolerance([reference, *theta])
+    if not _close(again, reference, tolerance):
         raise UnsupportedModelError(
             f"Expected loss_fn to repeat itself under the same random state, got losses that "
             f"differ by {_gap(again, reference):.2g}. Draw random numbers from torch's global "
             "state, or in the data loader."
         )
     try:
-        with streams.own(advance=False):
+        with streams.own(device, advance=False):
             losses = lookahead.losses(virtual, batch)
     except _ATTEMPTED as error:
         raise UnsupportedModelError(
             f"Expected loss_fn to run on the functional twin of {type(model).__name__}, got "
             f"{type(error).__name__}: {error}. Use plain modules and attributes in the model."
         ) from error
-    if not _close(losses.detach(), reference):
+    if not _close(losses.detach(), reference, tolerance):
         raise UnsupportedModelError(
             f"Expected the functional twin of {type(model).__name__} to give the model's losses, "
             f"got a difference of {_gap(losses.detach(), reference):.2g}. Use the model that "
@@ -254,7 +331,7 @@ def check_lookahead(
     finally:
         lookahead.release()
     for name, here, there in zip(lookahead.names, found, expected, strict=True):
-        if not _close(here.detach(), there):
+        if not _close(here.detach(), there, tolerance):
             raise UnsupportedModelError(
                 f"Expected the functional twin of {type(model).__name__} to give the model's "
                 f"gradients, got a difference of {_gap(here.detach(), there):.2g} in {name!r}. "
@@ -262,42 +339,55 @@ def check_lookahead(
             )
     pairs = zip(found, direction, strict=True)
     total = torch.stack([(_dense(g.detach()) * d).sum() for g, d in pairs])
-    if not _close(products.sum(), total.sum(), scale=total.abs().sum()):
+    if not _close(products.sum(), total.sum(), tolerance, scale=total.abs().sum()):
         raise UnsupportedModelError(
             "Expected a loss that can be differentiated twice, got a second derivative that is "
             "wrong. Write custom autograd functions so that their backward is differentiable."
         )
-    return LossFindings(_sliceable(model, loss_fn, batch, size, streams), draws_foreign)
+    return LossFindings(
+        is_sliceable(modules, model, loss_fn, batch, size, streams), draws_foreign
+    )
 
 
-def _sliceable(
-    model: nn.Module, loss_fn: LossFn, batch: Any, size: int, streams: RandomStreams
-) -> bool:
-    """Whether the losses of some rows are those of the rows alone (no in-batch negatives)."""
-    if size < 2 or not has_rows(batch, size):
+def is_sliceable(
+    modules: Sequence[nn.Module],
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    size: int,
+    streams: RandomStreams,
+) -> bool | None:
+    """Whether the losses of some rows are those of the rows alone (no in-batch negatives).
+
+    None for a batch of one row, which cannot tell.
+    """
+    if size < 2:
+        return None
+    if not has_rows(batch, size):
         return False
     rows = torch.arange(0, size, 2)
-    with undisturbed(model), evaluating(model), streams.own(advance=False), torch.no_grad():
-        whole = loss_fn(model, batch)
-    with undisturbed(model), evaluating(model), streams.own(advance=False), torch.no_grad():
+    device = next(model.parameters()).device
+    with undisturbed(modules), evaluating(modules), streams.own(device, advance=False):
+        whole = loss_fn(model, batch).detach()
+    with undisturbed(modules), evaluating(modules), streams.own(device, advance=False):
         try:
-            part = loss_fn(model, take_rows(batch, rows))
+            part = loss_fn(model, take_rows(batch, rows)).detach()
         except _ATTEMPTED:
             return False
     chosen = whole[rows.to(whole.device)]
-    return part.shape == chosen.shape and _close(part, chosen)
+    return part.shape == chosen.shape and _close(part, chosen, _tolerance([whole]))
 
 
 # ------------------------------------------------------------------ leaving no trace
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Every submodule in evaluation mode inside, each as it was after.
 
     Flags are set one by one: a user's own `train()` or `eval()` may do more than that.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for module, _ in flags:
             module.training = False
@@ -308,26 +398,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Buffers and plain attributes of the model are as before after a run in between."""
+def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterator[None]:
+    """Buffers and plain attributes of modules are as before after a run in between.
+
+    Args:
+        buffers: False where nothing writes to them, as in evaluation mode.
+    """
     kept = []
-    for module in model.modules():
-        buffers = {
+    for module in (module for root in modules for module in root.modules()):
+        copies = {
             name: (buffer, buffer.detach().clone())
             for name, buffer in module._buffers.items()
-            if buffer is not None and buffer.layout == torch.strided
+            if buffers and buffer is not None and buffer.layout == torch.strided
         }
-        kept.append((module, dict(vars(module)), dict(module._buffers), buffers))
+        kept.append((module, dict(vars(module)), dict(module._buffers), copies))
     try:
         yield
     finally:
-        for module, attributes, all_buffers, buffers in kept:
+        for module, attributes, all_buffers, copies in kept:
             for name in set(vars(module)) - set(attributes):
                 del module.__dict__[name]
             module.__dict__.update(attributes)
             module._buffers.update(all_buffers)
             with torch.no_grad():
-                for buffer, copy in buffers.values():
+                for buffer, copy in copies.values():
                     buffer.copy_(copy)
 
 
@@ -354,13 +448,24 @@ def _direction(parameter: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * uniform - 1).to(parameter)
 
 
-def _close(found: Tensor, expected: Tensor, scale: Tensor | None = None) -> bool:
+def _tolerance(values: Sequence[Tensor]) -> float:
+    """What rounding may do at the lowest precision in use, autocast included."""
+    types = {v.dtype for v in values if v.dtype.is_floating_point}
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            types.add(torch.get_autocast_dtype(device))
+    return max(1e-4, 16 * max(torch.finfo(kind).eps for kind in types))
+
+
+def _close(
+    found: Tensor, expected: Tensor, tolerance: float, scale: Tensor | None = None
+) -> bool:
     """Equal up to rounding, measured against `scale` or else the largest value expected."""
     found, expected = _dense(found), _dense(expected)
     if not expected.numel():
         return True
     size = expected.abs().max() if scale is None else scale.double()
-    return bool((found - expected).abs().max() <= 1e-4 * size + 1e-12)
+    return bool((found - expected).abs().max() <= tolerance * size + 1e-12)
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:

@@ -20,57 +20,65 @@ class RandomStreams:
     own, which is saved with it.
 
     Args:
-        device: where the model lives.
-        seed: of the denoiser's own stream.
+        seed: of the denoiser's own streams.
     """
 
-    def __init__(self, device: torch.device, seed: int) -> None:
-        self._cuda = device if device.type == "cuda" else None
-        # numpy and random are guarded too, unless the model was seen to leave them alone:
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        # numpy and random are guarded too, unless the loss was seen to leave them alone:
         # copying their state costs more than all else here
         self.guard_foreign = True
-        self._own: list[Tensor] = [torch.Generator().manual_seed(seed).get_state()]
-        if self._cuda is not None:
-            self._own.append(torch.Generator(self._cuda).manual_seed(seed).get_state())
+        self._own: dict[str, Tensor] = {"cpu": torch.Generator().manual_seed(seed).get_state()}
 
-    def _torch_states(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        if self._cuda is not None:
-            states.append(torch.cuda.get_rng_state(self._cuda))
-        return states
-
-    def _set_torch_states(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self._cuda is not None:
-            torch.cuda.set_rng_state(states[1], self._cuda)
+    def _own_state(self, device: str) -> Tensor:
+        if device not in self._own:  # a GPU is met when the model is there, not before
+            self._own[device] = torch.Generator(device).manual_seed(self._seed).get_state()
+        return self._own[device]
 
     @contextmanager
-    def own(self, *, advance: bool = True) -> Iterator[None]:
-        """Global torch draws come from our stream inside, the user's are as before after.
+    def own(self, device: torch.device, *, advance: bool = True) -> Iterator[None]:
+        """Global torch draws come from our streams inside, the user's are as before after.
 
         Args:
-            advance: False rewinds our stream afterwards, so that the next use draws the same.
+            device: where the model is; the CPU's stream is ours as well.
+            advance: False rewinds our streams afterwards, so that the next use draws the same.
         """
         with foreign_streams_kept() if self.guard_foreign else nullcontext():
-            yield from self._swapped(advance)
+            names = ["cpu", str(device)] if device.type == "cuda" else ["cpu"]
+            theirs = {name: _get_state(name) for name in names}
+            for name in names:
+                _set_state(name, self._own_state(name))
+            try:
+                yield
+            finally:
+                if advance:
+                    self._own.update({name: _get_state(name) for name in names})
+                for name, state in theirs.items():
+                    _set_state(name, state)
 
-    def _swapped(self, advance: bool) -> Iterator[None]:
-        theirs = self._torch_states()
-        self._set_torch_states(self._own)
-        try:
-            yield
-        finally:
-            if advance:
-                self._own = self._torch_states()
-            self._set_torch_states(theirs)
+    def state(self) -> dict[str, Tensor]:
+        """Our streams' states, as tensors by device."""
+        return {name: state.clone() for name, state in self._own.items()}
 
-    def state(self) -> list[Tensor]:
-        """Our stream's state, as tensors."""
-        return [state.clone() for state in self._own]
+    def restore(self, states: dict[str, Tensor]) -> None:
+        """Takes back what :meth:`state` gave.
 
-    def restore(self, states: list[Tensor]) -> None:
-        """Takes back what :meth:`state` gave."""
-        self._own = [state.clone() for state in states]
+        Raises:
+            RuntimeError: what is no state of a generator.
+        """
+        torch.Generator().set_state(states["cpu"].cpu())  # is it one?
+        self._own = {name: state.cpu().clone() for name, state in states.items()}
+
+
+def _get_state(device: str) -> Tensor:
+    return torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state(device)
+
+
+def _set_state(device: str, state: Tensor) -> None:
+    if device == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager

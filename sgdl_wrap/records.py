@@ -92,4 +92,7 @@ class EpochProgress:
     def from_state(cls, state: dict[str, Any]) -> EpochProgress:
         """The progress that :meth:`state_dict` gave."""
         values = dict(state)
-        return cls(_seconds_before=values.pop("seconds"), **values)
+        progress = cls(_seconds_before=values.pop("seconds"), **values)
+        if set(state) != set(progress.state_dict()):
+            raise KeyError("an epoch's progress lacks some of its numbers")
+        return progress

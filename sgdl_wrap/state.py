@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import StateError
@@ -12,25 +14,32 @@ from sgdl_wrap.interactions import Interactions
 
 FORMAT = 1
 _KEYS = {
-    "format", "interactions", "config", "parameters", "memorization_point", "noise_rate",
-    "history", "tracker", "self_guided", "streams", "epoch", "explicit_epochs",
+    "format", "interactions", "config", "enabled", "parameters", "memorization_point",
+    "noise_rate", "history", "tracker", "self_guided", "streams", "loss", "epoch",
+    "explicit_epochs",
 }  # fmt: skip
 
 
 def header(
-    interactions: Interactions, config: DenoiserConfig, model: nn.Module
+    interactions: Interactions, config: DenoiserConfig, model: nn.Module, *, enabled: bool
 ) -> dict[str, Any]:
     """Format, data set, configuration and parameter shapes of a state."""
     return {
         "format": FORMAT,
         "interactions": interactions.fingerprint(),
         "config": config.as_dict(),
+        "enabled": enabled,
         "parameters": {name: list(p.shape) for name, p in model.named_parameters()},
     }
 
 
 def check_header(
-    state: dict[str, Any], interactions: Interactions, config: DenoiserConfig, model: nn.Module
+    state: dict[str, Any],
+    interactions: Interactions,
+    config: DenoiserConfig,
+    model: nn.Module,
+    *,
+    enabled: bool,
 ) -> None:
     """Refuses a state of another format, data set, configuration or model.
 
@@ -48,7 +57,7 @@ def check_header(
             f"Expected state format {FORMAT}, got {state['format']}. "
             "Load it with the version of sgdl-wrap that wrote it."
         )
-    ours = header(interactions, config, model)
+    ours = header(interactions, config, model, enabled=enabled)
     if state["interactions"] != ours["interactions"]:
         raise StateError(
             "Expected the state of these interactions, got that of another data set. "
@@ -63,8 +72,45 @@ def check_header(
             f"Expected the state of this configuration, got one that differs in "
             f"{', '.join(differing)}. Build the denoiser with the config it was saved with."
         )
+    if state["enabled"] != enabled:
+        raise StateError(
+            f"Expected the state of a denoiser with enabled={enabled}, got one with "
+            f"enabled={state['enabled']}. Build the denoiser as it was saved."
+        )
     if state["parameters"] != ours["parameters"]:
         raise StateError(
             "Expected the state of this model, got one with other parameters or shapes. "
             "Build the denoiser around the model it was saved with."
         )
+
+
+@contextmanager
+def broken_state_refused() -> Iterator[None]:
+    """Turns whatever a torn or altered state causes into one clear error.
+
+    Raises:
+        StateError: anything else than a state error came up inside.
+    """
+    try:
+        yield
+    except StateError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise StateError(
+            f"Expected a whole state, got a broken one ({type(error).__name__}: {error}). "
+            "Load another checkpoint."
+        ) from error
+
+
+def same_shape(found: Tensor, expected: Tensor, name: str) -> Tensor:
+    """The tensor found in a state, on the CPU, if it is of the shape and type expected.
+
+    Raises:
+        StateError: it is not.
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise StateError(
+            f"Expected {name} as {expected.dtype} of shape {tuple(expected.shape)}, got "
+            f"{found.dtype} of shape {tuple(found.shape)}. Load another checkpoint."
+        )
+    return found.cpu()

@@ -203,7 +203,8 @@ def changed(preset: DenoiserConfig) -> dict[str, object]:
 
 def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
     assert changed(DenoiserConfig.paper()) == {
-        "ranking": "full", "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
+        "ranking": "full", "switch_timeout": 60, "noise_rate_sample": 1_000_000_000,
+        "gumbel_draws": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0,
     }  # fmt: skip
@@ -225,7 +226,6 @@ def test_both_presets_keep_what_the_paper_fixes():
         assert preset.weight_inputs == ("loss",)
         assert preset.weight_normalization == "none"
         assert preset.noise_rate_shift == 0
-        assert preset.switch_timeout is None
 
 
 # ------------------------------------------------------------------ as a dict

@@ -15,6 +15,7 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
 from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
+from sgdl_wrap.state import same_shape
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,12 @@ class MemorizationTracker:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave, for the same interactions and config."""
-        self.buffer.restore(state["ring"].cpu().numpy(), state["epochs"])
-        self.losses = state["losses"].cpu().numpy().copy()
-        if state["smoothed"] is not None:
-            self.smoothed = state["smoothed"].cpu().numpy().copy()
-        self.cut = state["cut"].cpu().clone()
+        ring = torch.from_numpy(self.buffer.state()[0])
+        self.buffer.restore(same_shape(state["ring"], ring, "ring").numpy(), int(state["epochs"]))
+        losses = torch.from_numpy(self.losses)
+        self.losses = same_shape(state["losses"], losses, "losses").numpy().copy()
+        if self.smoothed is not None:
+            self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
+        self.cut = same_shape(state["cut"], self.cut, "cut").clone()
         self.mixture = None if state["mixture"] is None else NoiseRate(**state["mixture"])
         self._generator.set_state(state["generator"].cpu())

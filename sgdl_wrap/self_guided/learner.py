@@ -97,7 +97,8 @@ class SelfGuidedLearner:
         virtual = assumed_update(theta, ascent, scale)  # Eq. 7
 
         cosines = self.config.similarity == "paper" and self.selector.factors is not None
-        with streams.own(advance=not cosines):  # both points see the same dropout masks
+        # rewound for the cosines, as both points must see the same dropout masks
+        with streams.own(losses.device, advance=not cosines):
             guidance_losses = guidance.select(lookahead.losses(virtual, guidance.batch))
         if cosines:
             self._record_cosines(guidance, guidance_losses, virtual, lookahead, streams)
@@ -130,7 +131,7 @@ class SelfGuidedLearner:
     ) -> None:
         """(L_m(θ), cos(∇L_m(θ̂), ∇L_m(θ))) of the guidance samples, as Eq. 10 prints it."""
         theta = [p.detach().clone().requires_grad_() for p in lookahead.parameters]
-        with streams.own():
+        with streams.own(theta[0].device):
             losses = guidance.select(lookahead.losses(theta, guidance.batch))
         cosines = gradient_cosines(losses, theta, assumed_losses, virtual)
         known = guidance.ids >= 0

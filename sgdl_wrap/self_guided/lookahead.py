@@ -77,11 +77,22 @@ class Lookahead:
             if p.requires_grad
         ]
         self._twins = [
-            _Twin(original, twin, self._all)
-            for original, twin in _pairs(model, self._functional.model)
+            _Twin(original, twin, self._all, root=original is wrapped)
+            for original, twin in _pairs(wrapped, self._functional)
         ]
+        self._wrapped = wrapped
+        self._flags = [p.requires_grad for p in self._all]
         self.follow()
         self.release()
+
+    def is_current(self) -> bool:
+        """Whether the model still has the parameters it was built with, frozen or not as then."""
+        now = list(self._wrapped.parameters())
+        return (
+            len(now) == len(self._all)
+            and all(a is b for a, b in zip(now, self._all, strict=True))
+            and [p.requires_grad for p in now] == self._flags
+        )
 
     def follow(self) -> None:
         """Notes the original's flags, attributes and hooks as they are now.
@@ -126,10 +137,16 @@ class _Twin:
         original: a submodule of the user's model.
         functional: its counterpart in higher's functional model.
         parameters: of the whole model, each once.
+        root: the outermost one keeps higher's forward, which resets what its RNNs share.
     """
 
     def __init__(
-        self, original: nn.Module, functional: nn.Module, parameters: list[Tensor]
+        self,
+        original: nn.Module,
+        functional: nn.Module,
+        parameters: list[Tensor],
+        *,
+        root: bool = False,
     ) -> None:
         self.original = original
         self.functional = functional
@@ -139,7 +156,7 @@ class _Twin:
             for name, p in original._parameters.items()
             if p is not None
         ]
-        if not hasattr(original, "_flat_weights_names"):
+        if not root and not hasattr(original, "_flat_weights_names"):
             # higher sets every parameter again at each call of each submodule; they are placed
             # already, so the class's own forward will do. An RNN needs more than its parameters.
             true_forward = type(original).forward

@@ -65,7 +65,7 @@ class Scene:
         self._visit(self.ids[n // 4 :], generator)
         self._visit(self.ids[:2], generator)
         self.lookahead = Lookahead(case.model, case.loss_fn)
-        self.streams = RandomStreams(torch.device("cpu"), 0)
+        self.streams = RandomStreams(0)
         self.guidance = Guidance(case.guidance, None, self.ids)
         psi = self.learner.weighting.parameters()
         self.psi = [p.detach().clone().requires_grad_() for p in psi]
@@ -499,7 +499,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         gradients.append(
             learner.learn(
                 losses, losses.detach()[:, None], Guidance(held, None, ids),
-                Lookahead(model, _pairwise_loss), RandomStreams(torch.device("cpu"), 0),
+                Lookahead(model, _pairwise_loss), RandomStreams(0),
                 assumed_lr=ETA,
             ).weighting_gradients
         )
