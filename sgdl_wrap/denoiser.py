@@ -375,8 +375,12 @@ class SelfGuidedDenoiser:
 
     def _find(self, pairs: Pairs) -> Tensor:
         """Ids of the samples' interactions, (B,) int64; -1 where unobserved or unknown."""
-        ids = self.interactions.find(pairs.users, pairs.items)
-        return ids.masked_fill_(~pairs.observed, -1)
+        if bool(pairs.observed.all()):
+            return self.interactions.find(pairs.users, pairs.items)
+        # sampled negatives, most of a pointwise batch, need no look-up
+        rows = pairs.observed.nonzero().squeeze(1)
+        found = self.interactions.find(pairs.users[rows], pairs.items[rows])
+        return torch.full_like(pairs.users, -1).index_copy_(0, rows, found)
 
     def _try_loss(self, batch: Any, size: int) -> Lookahead:
         """The preflight of the loss; nothing of the user's changes."""

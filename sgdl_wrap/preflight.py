@@ -7,6 +7,7 @@ exactly, buffers and attributes restored, random streams untouched.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,8 +235,8 @@ def check_losses(losses: object, size: int | None, where: str) -> Tensor:
             "Compute them from the model that loss_fn is given, outside torch.no_grad()."
         )
     values = losses.detach().cpu()
-    low, high = torch.aminmax(values) if len(values) else (values.sum(), values.sum())
-    if not (torch.isfinite(low) and torch.isfinite(high)):
+    extremes = torch.aminmax(values) if len(values) else ()  # NaN goes through to both
+    if not all(math.isfinite(value.item()) for value in extremes):
         bad = int((~torch.isfinite(values)).sum())
         raise LossError(
             f"Expected finite losses, got {bad} NaN or Inf among {len(values)} in {where}. "

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
             workload = build(case, folder)
             memory = {} if options.no_memory else measure_memory(workload, folder)
             for threads in counts:
-                row = measure(workload, threads=threads, rounds=options.steps)
+                row = measure(workload, threads=threads, steps=options.steps)
                 found["rows"].append({**row, "memory_mib": memory})
             print(f"{case.name}: {time.perf_counter() - started:.0f} s", flush=True)
             # after each row: a long run that is stopped leaves what it has

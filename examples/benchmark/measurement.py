@@ -12,7 +12,7 @@ import torch
 
 from examples.benchmark.memory import peak_mib
 from examples.benchmark.naive import sample_gradient_ms
-from examples.benchmark.timing import Spread, in_turn
+from examples.benchmark.timing import CYCLE, Spread, in_turn
 from examples.benchmark.variants import (
     Step,
     denoised,
@@ -28,12 +28,12 @@ VISITS = 6  # the scheduler reads a sample's last five visits: one more, and no 
 MEMORY_VARIANTS = ("phase1", "lstm", "fast")
 
 
-def measure(workload: Workload, *, threads: int, rounds: int) -> dict[str, Any]:
+def measure(workload: Workload, *, threads: int, steps: int) -> dict[str, Any]:
     """Times of one case, memory apart. Ratios are medians over the median plain step.
 
     Args:
         threads: of torch.
-        rounds: measured steps of each variant; a quarter of them, at least 10, in a large case.
+        steps: measured of each variant, in rounds of CYCLE; at most three rounds in a large case.
 
     Returns:
         A row as it stands in the JSON: the case, `plain_ms`, under `steps` each variant's median,
@@ -42,8 +42,9 @@ def measure(workload: Workload, *, threads: int, rounds: int) -> dict[str, Any]:
     """
     case = workload.case
     torch.set_num_threads(threads)
+    rounds = max(1, steps // CYCLE)
     if case.large:
-        rounds = min(rounds, max(10, rounds // 4))
+        rounds = min(rounds, 3)
     row = _header(workload, threads, rounds)
     others = [name for name in variant_names() if name != "plain"]
     groups = [[name] for name in others] if case.large else [others]

@@ -40,8 +40,8 @@ def unrolled(workload: Workload) -> Callable[[Batch], None]:
             losses = workload.loss_fn(virtual, batch)
             weights = weighting(losses.detach()[:, None]).squeeze(1)
             differentiable.step((weights * losses).mean())
-            few = tuple(column[:GUIDANCE_SIZE] for column in guidance)
-            judged = workload.loss_fn(virtual, few).mean()
+            users, items, third = (column[:GUIDANCE_SIZE] for column in guidance)
+            judged = workload.loss_fn(virtual, (users, items, third)).mean()
             gradients = torch.autograd.grad(judged, list(weighting.parameters()))
         for parameter, gradient in zip(weighting.parameters(), gradients, strict=True):
             parameter.grad = gradient
@@ -55,7 +55,7 @@ def unrolled(workload: Workload) -> Callable[[Batch], None]:
         if penalty is not None:
             objective = objective + penalty
         optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]
+        objective.backward()
         optimizer.step()
         guidance = batch
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from examples.batches import Batch
 from examples.benchmark.variants import Step
 
+CYCLE = 10  # steps in a row: a multiple of every guidance_interval, as steps differ within one
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -28,25 +30,27 @@ class Spread:
         return cls(median, lower, upper)
 
 
-def milliseconds(step: Step, batch: Batch) -> float:
-    """What one step takes."""
+def milliseconds(step: Step, batches: Sequence[Batch]) -> float:
+    """What one step takes, on average over the batches."""
     start = time.perf_counter()
-    step(batch)
-    return 1000 * (time.perf_counter() - start)
+    for batch in batches:
+        step(batch)
+    return 1000 * (time.perf_counter() - start) / len(batches)
 
 
 def in_turn(
     steps: Mapping[str, Step], batches: Sequence[Batch], rounds: int
 ) -> dict[str, list[float]]:
-    """The times of every variant, one step each a round; who begins changes from round to round.
+    """The times of every variant, CYCLE steps each a round; who begins changes with the round.
 
     Whatever slows the machine for a while slows all of them, and medians drop what hits one.
     """
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(rounds):
-        batch = batches[round_number % len(batches)]
+        start = round_number * CYCLE
+        cycle = [batches[(start + place) % len(batches)] for place in range(CYCLE)]
         first = round_number % len(names)
         for name in names[first:] + names[:first]:
-            times[name].append(milliseconds(steps[name], batch))
+            times[name].append(milliseconds(steps[name], cycle))
     return times

@@ -76,7 +76,8 @@ class Workload:
 
     def observed_batches(self, size: int = 8192) -> Iterator[Batch]:
         """Every observed pair once, without the negatives that the denoiser does not watch."""
-        for users, items in zip(self.users.split(size), self.items.split(size), strict=True):
+        for start in range(0, len(self.users), size):
+            users, items = self.users[start : start + size], self.items[start : start + size]
             if self.case.pointwise:
                 yield users, items, torch.ones(len(users))
             else:
