@@ -252,3 +252,7 @@ def test_numpy_numbers_become_plain_ones():
     torch.save(config.as_dict(), stored)
     stored.seek(0)
     assert torch.load(stored, weights_only=True)["meta_lr"] == 0.25
+
+
+def test_fast_differs_in_how_often_and_from_how_much_it_learns():
+    assert changed(DenoiserConfig.fast()) == {"guidance_interval": 5, "guidance_size": 64}

@@ -11,7 +11,7 @@ from examples.benchmark import measurement
 from examples.benchmark.__main__ import main
 from examples.benchmark.cases import CASES, chosen
 from examples.benchmark.table import COLUMNS, markdown
-from examples.benchmark.timing import Spread, in_turn
+from examples.benchmark.timing import CYCLE, Spread, in_turn
 from examples.benchmark.variants import SCHEDULERS, memorizing, self_guided, variant_names
 from examples.benchmark.workload import build
 from sgdl_wrap import DenoiserConfig, Phase
@@ -35,7 +35,7 @@ def test_writes_every_column_to_json_and_markdown(
     assert set(found["environment"]) >= {"torch", "python", "numpy", "cores", "commit"}
     (row,) = found["rows"]
     assert row["failed"] == {}
-    assert (row["row"], row["threads"], row["rounds"]) == ("neumf-128", 1, 2)
+    assert (row["row"], row["threads"], row["rounds"]) == ("neumf-128", 1, 1)
     assert set(row["steps"]) == set(variant_names()) - {"plain"}
     for entry in row["steps"].values():
         assert 0 < entry["ms"]["lower"] <= entry["ms"]["median"] <= entry["ms"]["upper"]
@@ -78,7 +78,7 @@ def test_a_variant_that_raises_leaves_a_gap_and_its_reason(monkeypatch: pytest.M
 
     monkeypatch.setattr(measurement, "make", make)
     workload = build(CASES["mf-10k"].shrunk(), None)
-    row = measurement.measure(workload, threads=1, rounds=1)
+    row = measurement.measure(workload, threads=1, steps=1)
     assert row["failed"] == {"mlp": "RuntimeError: no such\nway"}
     assert set(row["steps"]) == set(variant_names()) - {"plain", "mlp"}
     about = dict.fromkeys(("torch", "python", "numpy", "cpu", "cores", "commit"))
@@ -101,9 +101,22 @@ def test_denoisers_stand_in_the_phase_that_is_measured(name: str) -> None:
 def test_steps_are_taken_in_turn_on_the_same_batches() -> None:
     seen: list[tuple[str, int]] = []
     steps = {name: lambda batch, name=name: seen.append((name, batch)) for name in "ab"}
-    times = in_turn(steps, [1, 2], 3)  # type: ignore[arg-type, list-item]
-    assert seen == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 1), ("b", 1)]
+    times = in_turn(steps, [1, 2, 3], 3)  # type: ignore[arg-type, list-item]
+    assert [name for name, _ in seen[::CYCLE]] == ["a", "b", "b", "a", "a", "b"]
+    for start in range(0, len(seen), CYCLE):
+        assert len({name for name, _ in seen[start : start + CYCLE]}) == 1
+    of_a = [batch for name, batch in seen if name == "a"]
+    assert of_a == [batch for name, batch in seen if name == "b"]
+    assert of_a == [place % 3 + 1 for place in range(3 * CYCLE)]
     assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize("config", [DenoiserConfig(), DenoiserConfig.fast()])
+def test_a_cycle_holds_whole_guidance_intervals(config: DenoiserConfig) -> None:
+    assert CYCLE % config.guidance_interval == 0
+
+
+def test_spread_is_median_and_quartiles() -> None:
     assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == Spread(3.0, 2.0, 4.0)
     assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
 
