@@ -82,7 +82,8 @@ class SelfGuidedDenoiser:
         interactions: the observed training pairs (users, items), 1-D integers of one length.
         n_items: size of the catalogue; None takes the largest observed item id + 1.
         score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,); the default
-            is ``model(users, items)``. Users and items come as int64 on the model's device.
+            is ``model(users, items)``. Users and items come as int64 on the model's device, up to
+            `config.ranking_chunk` pairs at once, users in order.
         pair_fn: ``pair_fn(batch)`` returns the pairs of the batch's samples as (users, items) or
             (users, items, observed), (B,) each; the common layouts need none.
         config: every choice of the method.

@@ -26,6 +26,25 @@ def test_first_code_block_runs_through_both_phases(capsys: pytest.CaptureFixture
     assert "Phase.SELF_GUIDED" in capsys.readouterr().out
 
 
+def test_code_block_of_ones_own_backward_runs() -> None:
+    code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(2, 1))
+        users, items = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        denoiser = sgdl_wrap.SelfGuidedDenoiser(
+            model, optimizer,
+            lambda m, b: m(torch.stack(b, 1).float()).squeeze(1).square(),
+            interactions=(users, items),
+            score_fn=lambda m, u, i: m(torch.stack([u, i], 1).float()).squeeze(1),
+        )  # fmt: skip
+        before = [p.detach().clone() for p in model.parameters()]
+        names = {"torch": torch, "denoiser": denoiser, "optimizer": optimizer, "model": model}
+        exec(code, {**names, "batch": (users, items)})
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def test_code_is_on_the_first_screen() -> None:
     assert README.splitlines().index("```python") < 12
 
@@ -50,7 +69,10 @@ def test_every_name_of_the_argument_table_is_an_argument() -> None:
     assert {"loss_fn", "interactions", "score_fn", "pair_fn"} <= named
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/deviations.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/method.md", "docs/deviations.md", "docs/results.md", "docs/performance.md"],
+)
 def test_every_file_named_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`((?:sgdl_wrap|tests|examples|docs)/[\w/.]+)`", text))
