@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
+from sgdl_wrap.checks import (
+    check_evidence,
+    check_kinds,
+    check_losses,
+    check_model,
+    check_optimizers,
+    check_penalty,
+    check_scores,
+)
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import (
     BatchError,
@@ -25,24 +34,13 @@ from sgdl_wrap.errors import (
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
-from sgdl_wrap.preflight import (
-    check_evidence,
-    check_kinds,
-    check_lookahead,
-    check_losses,
-    check_model,
-    check_optimizers,
-    check_penalty,
-    check_scores,
-    evaluating,
-    is_sliceable,
-    undisturbed,
-)
+from sgdl_wrap.preflight import check_lookahead, is_sliceable
 from sgdl_wrap.random_streams import RandomStreams, foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused, check_header, header
+from sgdl_wrap.without_trace import evaluating, undisturbed
 
 logger = logging.getLogger("sgdl_wrap")
 

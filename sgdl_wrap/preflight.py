@@ -1,15 +1,12 @@
-"""What would be silently wrong is refused before training: once at construction, once per loss.
+"""A loss that would be silently wrong at virtual parameters is refused before training.
 
-Each check names its remedy. Nothing of the user's is changed: parameters are swapped back
-exactly, buffers and attributes restored, random streams untouched.
+Nothing of the user's is changed: parameters are swapped back exactly, buffers and attributes
+restored, random streams untouched.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.batches.trees import has_rows, take_rows
-from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.errors import (
-    DenoiserError,
-    LossError,
-    NoiseRateError,
-    OptimizerError,
-    ScoreError,
-    UnsupportedModelError,
-)
-from sgdl_wrap.memorization.ranking import checked_scores
+from sgdl_wrap.checks import ATTEMPTED, check_losses
+from sgdl_wrap.errors import UnsupportedModelError
 from sgdl_wrap.random_streams import RandomStreams, foreign_fingerprint
 from sgdl_wrap.self_guided.lookahead import (
     Lookahead,
@@ -34,215 +23,7 @@ from sgdl_wrap.self_guided.lookahead import (
     gradient_products,
     vector_jacobian,
 )
-
-_ATTEMPTED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
-
-
-# ------------------------------------------------------------------ the model and the optimizer
-
-
-def check_model(model: object) -> None:
-    """Refuses what can have no functional twin.
-
-    Raises:
-        UnsupportedModelError: no module, a wrapper, a ScriptModule, a forward with `params`.
-    """
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(
-            f"Expected an nn.Module, got {type(model).__name__}. Pass the recommender itself."
-        )
-    if hasattr(model, "_orig_mod"):
-        raise UnsupportedModelError(
-            "Expected an uncompiled model, got the wrapper of torch.compile, whose graphs have no "
-            "second derivative. Pass the model that you compiled (model._orig_mod)."
-        )
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    if isinstance(model, wrappers):
-        raise UnsupportedModelError(
-            f"Expected a bare model, got {type(model).__name__}. Pass model.module."
-        )
-    for name, module in model.named_modules():
-        where = f"submodule {name!r}" if name else "the model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModelError(
-                f"Expected eager modules, got a ScriptModule as {where}. "
-                "Pass the model before torch.jit.script."
-            )
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            raise UnsupportedModelError(
-                f"Expected an uncompiled model, got module.compile() on {where}: its functional "
-                "twin would call the original. Set module._compiled_call_impl = None."
-            )
-        if "params" in inspect.signature(type(module).forward).parameters:
-            raise UnsupportedModelError(
-                f"Expected no argument named 'params' in forward, got one in {where}. "
-                "Rename it: the functional model takes its parameters by that name."
-            )
-        if type(type(module)) is not type:
-            raise UnsupportedModelError(
-                f"Expected ordinary classes of modules, got the metaclass "
-                f"{type(type(module)).__name__} in {where}. Use a class without it; drop ABC from "
-                "the bases, if it is that."
-            )
-        if getattr(module, "max_norm", None) is not None:
-            raise UnsupportedModelError(
-                f"Expected modules that only read their parameters, got max_norm in {where}, "
-                "which writes to them at every evaluation. Renormalise the weights in your loop, "
-                "after the optimizer's step."
-            )
-
-
-def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object]) -> None:
-    """Refuses optimizers that would leave trainable parameters behind.
-
-    Raises:
-        OptimizerError: no optimizer, one that needs a closure, parameters that none holds.
-    """
-    held: set[int] = set()
-    for optimizer in optimizers:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise OptimizerError(
-                f"Expected a torch.optim.Optimizer, got {type(optimizer).__name__}. "
-                "Pass the optimizer of your training loop, or a sequence of them."
-            )
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise OptimizerError(
-                "Expected an optimizer that steps without a closure, got LBFGS. "
-                "Use a first-order one such as Adam."
-            )
-        held.update(id(p) for group in optimizer.param_groups for p in group["params"])
-    if not optimizers:
-        raise OptimizerError("Expected an optimizer, got none. Pass that of your training loop.")
-    trainable = [
-        (name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad
-    ]
-    if not trainable:
-        raise OptimizerError(
-            "Expected trainable parameters, got a model with none. Unfreeze what is to be learned."
-        )
-    missing = [name for name, p in trainable if id(p) not in held]
-    if missing:
-        raise OptimizerError(
-            f"Expected every trainable parameter in the optimizer, got {len(missing)} outside it: "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. "
-            "Add them to the optimizer, or call requires_grad_(False) on them."
-        )
-
-
-def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor) -> None:
-    """Tries `score_fn` on a few observed pairs.
-
-    Raises:
-        ScoreError: it fails, or returns something else than one finite score a pair.
-    """
-    try:
-        scores = score(users, items)
-    except _ATTEMPTED as error:
-        raise ScoreError(
-            f"Expected scores of {len(users)} pairs, got {type(error).__name__}: {error}. "
-            "Pass score_fn(model, users, items), which returns one score per pair."
-        ) from error
-    checked_scores(scores, len(users))
-
-
-def check_kinds(loss_fn: object, score_fn: object, pair_fn: object, config: object) -> None:
-    """Refuses arguments of the wrong kind.
-
-    Raises:
-        DenoiserError: functions that cannot be called, a config of another type.
-    """
-    for name, function in (("loss_fn", loss_fn), ("score_fn", score_fn), ("pair_fn", pair_fn)):
-        if not callable(function) and (function is not None or name == "loss_fn"):
-            raise DenoiserError(
-                f"Expected {name} to be a function, got {type(function).__name__}. "
-                "Pass what can be called."
-            )
-    if not isinstance(config, DenoiserConfig):
-        raise DenoiserError(
-            f"Expected a DenoiserConfig, got {type(config).__name__}. "
-            "Pass config=DenoiserConfig(...)."
-        )
-
-
-def check_evidence(counts: Tensor, config: DenoiserConfig) -> None:
-    """Refuses data from which no noise rate can ever be estimated.
-
-    Args:
-        counts: interactions of each user.
-
-    Raises:
-        NoiseRateError: per-user scaling of losses where every user has a single interaction.
-    """
-    if config.noise_rate is None and config.loss_normalization == "user" and counts.max() < 2:
-        raise NoiseRateError(
-            "Expected users with two or more interactions, got one each: per-user scaling maps "
-            "every loss to 0. Set loss_normalization='global' in the config, or noise_rate."
-        )
-
-
-# ------------------------------------------------------------------ the loss
-
-
-def check_penalty(penalty: object) -> Tensor:
-    """The user's regulariser as a 0-dim tensor.
-
-    Raises:
-        LossError: no scalar tensor, or not finite.
-    """
-    if not isinstance(penalty, Tensor) or penalty.numel() != 1:
-        raise LossError(
-            f"Expected penalty to be a scalar tensor, got {type(penalty).__name__}. "
-            "Sum or average it."
-        )
-    if not bool(torch.isfinite(penalty.detach()).all()):
-        raise LossError(
-            f"Expected a finite penalty, got {penalty.item()}. "
-            "Lower its coefficient or the learning rate."
-        )
-    return penalty.reshape(())
-
-
-def check_losses(losses: object, size: int | None, where: str) -> Tensor:
-    """Per-sample losses as they must be; returns their detached CPU copy.
-
-    Args:
-        losses: what `loss_fn` returned.
-        size: B, or None where it is not known.
-        where: names the batch in messages.
-
-    Raises:
-        LossError: no tensor, a scalar, a wrong length, no graph, NaN or Inf.
-    """
-    expected = "(B,)" if size is None else f"({size},)"
-    if not isinstance(losses, Tensor):
-        raise LossError(
-            f"Expected loss_fn to return a tensor of shape {expected}, got "
-            f"{type(losses).__name__} in {where}. Return unreduced per-sample losses."
-        )
-    if losses.ndim == 0:
-        raise LossError(
-            f"Expected per-sample losses of shape {expected}, got a scalar in {where}. "
-            "Return unreduced losses (reduction='none') from loss_fn."
-        )
-    if losses.ndim != 1 or (size is not None and len(losses) != size):
-        raise LossError(
-            f"Expected per-sample losses of shape {expected}, got {tuple(losses.shape)} in "
-            f"{where}. Return one loss per sample from loss_fn."
-        )
-    if not losses.dtype.is_floating_point or (torch.is_grad_enabled() and not losses.requires_grad):
-        raise LossError(
-            f"Expected losses with a gradient, got {losses.dtype} without one in {where}. "
-            "Compute them from the model that loss_fn is given, outside torch.no_grad()."
-        )
-    values = losses.detach().cpu()
-    extremes = torch.aminmax(values) if len(values) else ()  # NaN goes through to both
-    if not all(math.isfinite(value.item()) for value in extremes):
-        bad = int((~torch.isfinite(values)).sum())
-        raise LossError(
-            f"Expected finite losses, got {bad} NaN or Inf among {len(values)} in {where}. "
-            "Skip the batch, lower the learning rate, or look for log(0) in loss_fn."
-        )
-    return values
+from sgdl_wrap.without_trace import evaluating, swapped, undisturbed
 
 
 @dataclass(frozen=True)
@@ -306,7 +87,7 @@ def check_lookahead(
     try:
         with streams.own(device, advance=False):
             losses = lookahead.losses(virtual, batch)
-    except _ATTEMPTED as error:
+    except ATTEMPTED as error:
         raise UnsupportedModelError(
             f"Expected loss_fn to run on the functional twin of {type(model).__name__}, got "
             f"{type(error).__name__}: {error}. Use plain modules and attributes in the model."
@@ -323,7 +104,7 @@ def check_lookahead(
     try:
         found = vector_jacobian(losses, virtual, vector, differentiable=True)
         products = gradient_products(found, vector, direction)
-    except _ATTEMPTED as error:
+    except ATTEMPTED as error:
         raise UnsupportedModelError(
             f"Expected a loss that can be differentiated twice, got {type(error).__name__}: "
             f"{error}. Replace EmbeddingBag by Embedding and a sum, and run attention under "
@@ -373,70 +154,10 @@ def is_sliceable(
     with undisturbed(modules), evaluating(modules), streams.own(device, advance=False):
         try:
             part = loss_fn(model, take_rows(batch, rows)).detach()
-        except _ATTEMPTED:
+        except ATTEMPTED:
             return False
     chosen = whole[rows.to(whole.device)]
     return part.shape == chosen.shape and _close(part, chosen, _tolerance([whole]))
-
-
-# ------------------------------------------------------------------ leaving no trace
-
-
-@contextmanager
-def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Every submodule in evaluation mode inside, each as it was after.
-
-    Flags are set one by one: a user's own `train()` or `eval()` may do more than that.
-    """
-    flags = [(module, module.training) for root in modules for module in root.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
-@contextmanager
-def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterator[None]:
-    """Buffers and plain attributes of modules are as before after a run in between.
-
-    Args:
-        buffers: False where nothing writes to them, as in evaluation mode.
-    """
-    kept = []
-    for module in (module for root in modules for module in root.modules()):
-        copies = {
-            name: (buffer, buffer.detach().clone())
-            for name, buffer in module._buffers.items()
-            if buffers and buffer is not None and buffer.layout == torch.strided
-        }
-        kept.append((module, dict(vars(module)), dict(module._buffers), copies))
-    try:
-        yield
-    finally:
-        for module, attributes, all_buffers, copies in kept:
-            for name in set(vars(module)) - set(attributes):
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
-            module._buffers.update(all_buffers)
-            with torch.no_grad():
-                for buffer, copy in copies.values():
-                    buffer.copy_(copy)
-
-
-@contextmanager
-def swapped(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
-    """The parameters hold other values inside, and the very same storage after."""
-    originals = [p.data for p in parameters]
-    try:
-        for p, value in zip(parameters, values, strict=True):
-            p.data = value.detach()
-        yield
-    finally:
-        for p, original in zip(parameters, originals, strict=True):
-            p.data = original
 
 
 def _perturbed(parameter: Tensor, generator: torch.Generator) -> Tensor:
