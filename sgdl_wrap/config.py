@@ -67,7 +67,7 @@ class DenoiserConfig:
     tuned among 1e-4, 1e-3, 1e-2; ψ's own Adam cancels its scale to first order."""
 
     meta_lr: float = 0.005
-    """η2, Adam's learning rate for the weighting function ψ. Ours, measured."""
+    """η2, Adam's learning rate for the weighting function ψ. Ours."""
 
     denoising_scheduler_lr: float = 0.005
     """η3, Adam's learning rate for the denoising scheduler φ. Ours, equal to η2."""
@@ -96,7 +96,7 @@ class DenoiserConfig:
 
     denoising_scheduler_entropy: float = 30.0
     """λ of the entropy term that keeps the scheduler from giving all to the easiest samples, in
-    standard deviations of the guidance losses; 0 is the paper. Ours, measured."""
+    standard deviations of the guidance losses; 0 is the paper. Ours, see docs/results.md."""
 
     factor_history: int = 3
     """T: visits of a memorized sample that the LSTM reads. Ours: the paper gives no length, the
@@ -122,8 +122,8 @@ class DenoiserConfig:
     Sec. 2, where D holds y = 0 too), or by positives alone ("observed")."""
 
     guidance_interval: int = 2
-    """Learn ψ and φ at every so many training steps. Paper: 1; ours halves the cost at the same
-    quality. Every step has its weights by the ψ of then."""
+    """Learn ψ and φ at every so many training steps. Paper: 1; ours costs less at the same
+    quality (docs/results.md). Every step has its weights by the ψ of then."""
 
     seed: int = 0
     """Seed of the denoiser's own generators; the global random state is never touched."""

@@ -135,8 +135,6 @@ class SelfGuidedDenoiser:
         self._lookahead: Lookahead | None = None  # built and tried at the first batch
         self._sliceable: bool | None = None  # undecided until a batch of two rows or more
 
-        self._memorization_point: int | None = None
-        self._noise_rate: float | None = self.config.noise_rate
         self._history: list[EpochRecord] = []
         self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
         self._epoch = EpochProgress(self.interactions.rows)
@@ -162,12 +160,16 @@ class SelfGuidedDenoiser:
     @property
     def memorization_point(self) -> int | None:
         """t_m: the epoch, counted from 1, at whose end Phase II began; None before."""
-        return self._memorization_point
+        if self._self_guided is None:
+            return None
+        return sum(record.phase is Phase.MEMORIZATION for record in self._history)
 
     @property
     def noise_rate(self) -> float | None:
         """σ̂ of the last epoch of Phase I; None before the first estimate."""
-        return self._noise_rate
+        if self.config.noise_rate is not None:
+            return self.config.noise_rate
+        return None if self._tracker.mixture is None else self._tracker.mixture.value
 
     @property
     def history(self) -> list[EpochRecord]:
@@ -318,8 +320,6 @@ class SelfGuidedDenoiser:
             )
         return {
             **header(self.interactions, self.config, self.model, enabled=self.enabled),
-            "memorization_point": self._memorization_point,
-            "noise_rate": self._noise_rate,
             "history": [record.as_dict() for record in self._history],
             "tracker": self._tracker.state_dict(),
             "self_guided": None if self._self_guided is None else self._self_guided.state_dict(),
@@ -354,8 +354,6 @@ class SelfGuidedDenoiser:
             sliceable = state["loss"]["sliceable"]
         self._tracker, self._self_guided, self._history = tracker, self_guided, history
         self._epoch, self._streams, self._sliceable = epoch, streams, sliceable
-        self._memorization_point = state["memorization_point"]
-        self._noise_rate = state["noise_rate"]
         self._explicit_epochs = state["explicit_epochs"]
         self._pending = None
 
@@ -384,12 +382,9 @@ class SelfGuidedDenoiser:
     def _try_loss(self, batch: Any, size: int) -> Lookahead:
         """The preflight of the loss; nothing of the user's changes."""
         lookahead = Lookahead(self.model, self._loss_fn)
-        findings = check_lookahead(
+        self._streams.guard_foreign = check_lookahead(
             self._modules, self.model, self._loss_fn, lookahead, batch, size, self._streams
         )
-        if self._sliceable is None:
-            self._sliceable = findings.sliceable
-        self._streams.guard_foreign = findings.draws_foreign
         return lookahead
 
     def _losses(self, pending: _Pending) -> Tensor:
@@ -514,9 +509,7 @@ class SelfGuidedDenoiser:
                 progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
             )
         memorized = self._tracker.commit(findings)
-        if findings.noise_rate is not None:
-            self._noise_rate = findings.noise_rate.value
-        noise_rate = self._noise_rate
+        noise_rate = self.noise_rate
         record = EpochRecord(
             epoch=len(self._history) + 1,
             phase=phase,
@@ -559,7 +552,6 @@ class SelfGuidedDenoiser:
                 stacklevel=4,
             )
         self._self_guided = self._new_self_guided(self._tracker.memorized_ids())
-        self._memorization_point = record.epoch
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
     def _new_self_guided(self, memorized: Tensor) -> SelfGuidedPhase:

@@ -7,7 +7,6 @@ restored, random streams untouched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,20 +25,6 @@ from sgdl_wrap.self_guided.lookahead import (
 from sgdl_wrap.without_trace import evaluating, swapped, undisturbed
 
 
-@dataclass(frozen=True)
-class LossFindings:
-    """What the preflight learned of a loss.
-
-    Attributes:
-        sliceable: rows of a batch can be taken without changing their losses; None where the
-            batch has too few to tell.
-        draws_foreign: the loss draws from numpy's or Python's global stream.
-    """
-
-    sliceable: bool | None
-    draws_foreign: bool
-
-
 def check_lookahead(
     modules: Sequence[nn.Module],
     model: nn.Module,
@@ -48,7 +33,7 @@ def check_lookahead(
     batch: Any,
     size: int,
     streams: RandomStreams,
-) -> LossFindings:
+) -> bool:
     """Compares the functional model with the model itself, both at perturbed parameters.
 
     The reference is the user's own module with its parameters swapped for a moment, so that
@@ -57,6 +42,9 @@ def check_lookahead(
 
     Args:
         modules: what the loss consists of: the model, and the loss itself where it is a module.
+
+    Returns:
+        Whether the loss draws from numpy's or Python's global stream.
 
     Raises:
         LossError: the losses themselves are not as they must be.
@@ -126,9 +114,7 @@ def check_lookahead(
             "Expected a loss that can be differentiated twice, got a second derivative that is "
             "wrong. Write custom autograd functions so that their backward is differentiable."
         )
-    return LossFindings(
-        is_sliceable(modules, model, loss_fn, batch, size, streams), draws_foreign
-    )
+    return draws_foreign
 
 
 def is_sliceable(

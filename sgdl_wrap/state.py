@@ -14,9 +14,8 @@ from sgdl_wrap.interactions import Interactions
 
 FORMAT = 1
 _KEYS = {
-    "format", "interactions", "config", "enabled", "parameters", "memorization_point",
-    "noise_rate", "history", "tracker", "self_guided", "streams", "loss", "epoch",
-    "explicit_epochs",
+    "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
+    "self_guided", "streams", "loss", "epoch", "explicit_epochs",
 }  # fmt: skip
 
 

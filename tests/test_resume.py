@@ -80,7 +80,7 @@ def test_what_is_compared_holds_psi_phi_and_the_history(
     """Else the test above compares nothing."""
     state = ended[1][case]["denoiser"]
     assert len(state["history"]) == EPOCHS
-    assert state["memorization_point"] == 2
+    assert [record["phase"] for record in state["history"]].count("memorization") == 2
     learner = state["self_guided"]["learner"]
     selector = learner["selector"]
     for part in (learner["weighting"], learner["weighting_optimizer"]["state"],

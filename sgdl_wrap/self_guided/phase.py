@@ -95,9 +95,14 @@ class SelfGuidedPhase:
         """
         if self.learner is None:
             return
+        due = self._steps % self.config.guidance_interval == 0
+        self._steps += 1
+        next_is_due = self._steps % self.config.guidance_interval == 0
+        if not due and not next_is_due:
+            return
         memorized = self.is_memorized(ids)
         guidance = self._guidance_for(batch)
-        if guidance is not None and self._steps % self.config.guidance_interval == 0:
+        if due and guidance is not None:
             learned = self.learner.learn(
                 losses, features.to(self.dtype), guidance, lookahead, streams,
                 assumed_lr=assumed_lr,
@@ -106,8 +111,7 @@ class SelfGuidedPhase:
                 products = standardized(learned.products)
                 places = memorized.to(products.device)
                 self.learner.selector.record(ids[memorized], losses[places], products[places])
-        self._steps += 1
-        if self._steps % self.config.guidance_interval == 0:  # the next step will need it
+        if next_is_due:
             self._guidance = choose_guidance(
                 batch, ids, memorized, users, items,
                 size=self.config.guidance_size,
