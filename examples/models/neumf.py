@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LabelledPairs = tuple[Tensor, Tensor, Tensor]
+_USERS_AT_ONCE = 16  # times n_items hidden vectors of 32: 3 MB for 1,683 items
 
 
 class NeuMF(nn.Module):
@@ -63,10 +64,26 @@ class NeuMF(nn.Module):
         return logits.squeeze(1)
 
     def score_all_items(self, users: Tensor) -> Tensor:
-        """Logits of every item for each of the users, (U, n_items)."""
-        items = torch.arange(self.n_items, device=users.device)
-        logits: Tensor = self(users.repeat_interleave(self.n_items), items.repeat(len(users)))
-        return logits.view(len(users), self.n_items)
+        """Logits of every item for each of the users, (U, n_items).
+
+        The same as `forward` over all pairs, at a tenth of its cost: the first layer is linear in
+        [p'_u, q'_i], so each user and each item passes it once, and a few users at a time keep
+        the hidden layers in the processor's cache.
+        """
+        first, *rest = self.mlp
+        assert isinstance(first, nn.Linear)
+        user_part, item_part = first.weight.chunk(2, dim=1)
+        item_hidden = F.linear(self.mlp_item.weight, item_part, first.bias)
+        gmf_weight = self.output.weight[0, : self.gmf_item.embedding_dim]
+        mlp_weight = self.output.weight[0, self.gmf_item.embedding_dim :]
+        logits = []
+        for few in users.split(_USERS_AT_ONCE):
+            hidden = F.linear(self.mlp_user(few), user_part)[:, None] + item_hidden
+            for layer in rest:
+                hidden = layer(hidden)
+            gmf = (self.gmf_user(few) * gmf_weight) @ self.gmf_item.weight.T
+            logits.append(gmf + hidden @ mlp_weight + self.output.bias)
+        return torch.cat(logits)
 
 
 def bce_loss(model: nn.Module, batch: LabelledPairs) -> Tensor:

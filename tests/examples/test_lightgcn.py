@@ -38,23 +38,34 @@ def random_matrix() -> SymmetricMatrix:
     return normalised_adjacency(*graph(), N_USERS, N_ITEMS)
 
 
-def random_vectors(width: int = 3) -> torch.Tensor:
+def random_vectors(width: int = 3, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = (N_USERS + N_ITEMS, width)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+# The two precisions go through different kernels.
+both_precisions = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 
 
 def test_adjacency_equals_a_dense_reference_with_repeated_pairs_counted_once() -> None:
     torch.testing.assert_close(random_matrix().to_dense(), dense_adjacency())
 
 
-def test_product_equals_the_dense_product_and_its_gradient_too() -> None:
-    vectors = random_vectors()
-    incoming = torch.arange(vectors.numel(), dtype=torch.float64).view_as(vectors)
+@both_precisions
+def test_product_equals_the_dense_product_and_its_gradient_too(dtype: torch.dtype) -> None:
+    vectors, dense = random_vectors(dtype=dtype), dense_adjacency().to(dtype)
+    incoming = torch.arange(vectors.numel(), dtype=dtype).view_as(vectors)
     product = symmetric_product(random_matrix(), vectors)
     product.backward(incoming)
-    torch.testing.assert_close(product, dense_adjacency() @ vectors)
-    torch.testing.assert_close(vectors.grad, dense_adjacency().T @ incoming)
+    torch.testing.assert_close(product, dense @ vectors)
+    torch.testing.assert_close(vectors.grad, dense.T @ incoming)
+
+
+def test_product_of_an_isolated_node_is_zero() -> None:
+    matrix = normalised_adjacency(torch.tensor([1]), torch.tensor([0]), 3, 2)
+    product = symmetric_product(matrix, torch.ones(5, 2))
+    assert product[:, 0].tolist() == [0, 1, 0, 1, 0]
 
 
 def test_product_passes_gradcheck_once_and_twice() -> None:
@@ -69,9 +80,10 @@ def test_product_passes_gradcheck_once_and_twice() -> None:
 
 # torch itself still calls torch.jit.script there.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-def test_product_works_under_functional_transforms() -> None:
-    matrix, dense = random_matrix(), dense_adjacency()
-    vectors = random_vectors().detach()
+@both_precisions
+def test_product_works_under_functional_transforms(dtype: torch.dtype) -> None:
+    matrix, dense = random_matrix(), dense_adjacency().to(dtype)
+    vectors = random_vectors(dtype=dtype).detach()
     _, tangent = torch.func.jvp(lambda x: symmetric_product(matrix, x), (vectors,), (vectors,))
     torch.testing.assert_close(tangent, dense @ vectors)
     gradient = torch.func.grad(lambda x: symmetric_product(matrix, x).square().sum())(vectors)

@@ -40,6 +40,17 @@ def test_scores_of_all_items_hold_the_logits_of_pairs() -> None:
     torch.testing.assert_close(matrix[1], neumf(torch.full((6,), 1), torch.arange(6)))
 
 
+def test_scores_of_many_users_are_the_logits_of_all_pairs() -> None:
+    neumf = model()
+    with torch.no_grad():
+        for parameter in neumf.parameters():  # the biases too, which start at zero
+            parameter += 0.1
+    users = torch.arange(5).repeat(8)  # more than are scored at once, and no multiple of that
+    matrix = neumf.score_all_items(users)
+    pairs = neumf(users.repeat_interleave(6), torch.arange(6).repeat(len(users)))
+    torch.testing.assert_close(matrix, pairs.view(len(users), 6))
+
+
 def test_bce_loss_is_unreduced_and_equals_its_formula() -> None:
     neumf = model()
     users, items, labels = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([1.0, 0.0])
