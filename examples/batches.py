@@ -111,12 +111,7 @@ class LabelledBatches:
         self._generator = generator
 
     def __iter__(self) -> Iterator[Batch]:
-        negative_users = np.repeat(self._users, self._negatives_per_positive)
-        negatives = self._sampler.draw(negative_users, self._generator)
-        users = np.concatenate([self._users, negative_users])
-        items = np.concatenate([self._items, negatives])
-        labels = np.zeros(len(users), dtype=np.float32)
-        labels[: len(self._users)] = 1
+        users, items, labels = self._draw_epoch()
         order = self._generator.permutation(len(users))
         yield from _slices(
             torch.from_numpy(users[order]),
@@ -124,6 +119,40 @@ class LabelledBatches:
             torch.from_numpy(labels[order]),
             self._batch_size,
         )
+
+    def _draw_epoch(self) -> tuple[Ids, Ids, NDArray[np.float32]]:
+        negative_users = np.repeat(self._users, self._negatives_per_positive)
+        negatives = self._sampler.draw(negative_users, self._generator)
+        users = np.concatenate([self._users, negative_users])
+        items = np.concatenate([self._items, negatives])
+        labels = np.zeros(len(users), dtype=np.float32)
+        labels[: len(self._users)] = 1
+        return users, items, labels
+
+
+class WholeUserBatches(LabelledBatches):
+    """The pairs of `LabelledBatches`, with all of a user's in one batch.
+
+    A model that reads a user's whole row before it scores one item reads each row once an epoch
+    this way, and almost every row in every batch if the pairs are mixed. Users come in a new
+    order each epoch. A batch holds as many as fit into batch_size pairs, and at least one.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        users, items, labels = self._draw_epoch()
+        places = self._generator.permutation(int(users.max()) + 1)
+        order = np.argsort(places[users], kind="stable")
+        columns = [torch.from_numpy(column[order]) for column in (users, items, labels)]
+        sizes = np.bincount(places[users])
+        ends = np.cumsum(sizes[sizes > 0])
+        start = 0
+        while start < len(users):
+            # batch_size 5, ends [2, 4, 7] -> rows 0 to 4, then 4 to 7
+            fitting = int(np.searchsorted(ends, start + self._batch_size, side="right")) - 1
+            first = int(np.searchsorted(ends, start, side="right"))
+            stop = int(ends[max(first, fitting)])
+            yield columns[0][start:stop], columns[1][start:stop], columns[2][start:stop]
+            start = stop
 
 
 def _slices(first: Tensor, second: Tensor, third: Tensor, batch_size: int) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from examples.interaction_data import Ids, InteractionData
 
@@ -74,11 +75,11 @@ def read_ratings(archive: str | Path) -> tuple[Ids, Ids, Ids]:
 def split_ratings(
     users: Ids,
     items: Ids,
-    ratings: Ids,
+    ratings: Ids | NDArray[np.float64],
     *,
     seed: int = 0,
     least_ratings: int = 60,
-    least_clean_rating: int = 3,
+    least_clean_rating: float = 3,
 ) -> InteractionData:
     """Ratings as implicit interactions, split 8:1:1 per user.
 
@@ -87,7 +88,7 @@ def split_ratings(
     interaction noisy. Noisy interactions are taken out of test.
 
     Args:
-        users, items, ratings: (N,) int64 each.
+        users, items, ratings: (N,) int64 each; ratings may be fractions.
 
     Source: the data preparation of the SGDL authors (Sec. 4.1.1 of the paper).
     """

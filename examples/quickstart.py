@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,18 +31,25 @@ from examples.interaction_data import InteractionData
 from examples.memorization_picture import save_memorization_picture
 from examples.movielens import download_ml100k
 from examples.planted_preferences import generate
+from examples.ratings_file import read_ratings_file
 from examples.recipes import RECIPES, RECIPES_FOR_GENERATED_DATA, Recipe
 from examples.training import TrainingRun, train
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+
+MODEL_GROUPS = {"both": ["lightgcn", "neumf"], "all": list(RECIPES)}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the comparison that the command line asks for and prints it."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    data = load_data(options.data)
+    data = load_data(
+        options.data,
+        least_clean_rating=options.least_clean_rating,
+        least_interactions=options.least_interactions,
+    )
     print(data.describe())
-    names = list(RECIPES) if options.model == "both" else [options.model]
+    names = MODEL_GROUPS.get(options.model, [options.model])
     first_denoisers: dict[str, SelfGuidedDenoiser] = {}
     for name in names:
         recipe = choose_recipe(name, options)
@@ -77,13 +85,29 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"Memorization curve: {options.out}")
 
 
-def load_data(source: str) -> InteractionData:
-    """The data that --data names: "generated", "ml-100k", or a folder."""
+def load_data(
+    source: str, *, least_clean_rating: float = 3.0, least_interactions: int = 10
+) -> InteractionData:
+    """The data that --data names: "generated", "ml-100k", a file of ratings, or a folder.
+
+    A folder holds the three files of `read_folder`, or else a ratings.csv.
+
+    Args:
+        least_clean_rating, least_interactions: as `read_ratings_file` takes them, for a file of
+            ratings alone.
+    """
     if source == "generated":
         return generate(seed=0)
     if source == "ml-100k":
         return download_ml100k()
-    return read_folder(source)
+    path = Path(source)
+    if path.is_dir() and not (path / "train.tsv").exists() and (path / "ratings.csv").is_file():
+        path = path / "ratings.csv"
+    if path.is_file():
+        return read_ratings_file(
+            path, least_clean_rating=least_clean_rating, least_interactions=least_interactions
+        )
+    return read_folder(path)
 
 
 def choose_recipe(name: str, options: argparse.Namespace) -> Recipe:
@@ -125,13 +149,27 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m examples.quickstart",
         description="Train a recommender as usual and denoised, and compare the two.",
     )
-    parser.add_argument("--model", choices=[*RECIPES, "both"], default="both")
+    parser.add_argument("--model", choices=[*RECIPES, *MODEL_GROUPS], default="both")
     parser.add_argument(
         "--data",
         default="generated",
-        metavar="FOLDER",
-        help="generated (default), ml-100k (downloads it), or a folder with "
-        "train.tsv, valid.tsv and test.tsv",
+        metavar="PATH",
+        help="generated (default), ml-100k (downloads it), a folder with train.tsv, valid.tsv "
+        "and test.tsv, or a file of user, item, rating",
+    )
+    parser.add_argument(
+        "--least-clean-rating",
+        type=float,
+        default=3.0,
+        metavar="RATING",
+        help="a rating below makes a click noisy, in a file of ratings (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--least-interactions",
+        type=_positive,
+        default=10,
+        metavar="COUNT",
+        help="users and items with fewer are left out of a file of ratings (default: %(default)s)",
     )
     parser.add_argument("--epochs", type=_positive, help="default: as the model's recipe says")
     parser.add_argument("--batch-size", type=_positive)

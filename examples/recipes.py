@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from examples.batches import Batch, LabelledBatches, TripleBatches
+from examples.batches import Batch, LabelledBatches, TripleBatches, WholeUserBatches
 from examples.interaction_data import InteractionData
+from examples.models.cdae import CDAE, pair_l2
 from examples.models.lightgcn import LightGCN, bpr_loss, ego_l2
 from examples.models.neumf import NeuMF, bce_loss
+from examples.models.ngcf import NGCF, ngcf_l2
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,42 @@ def _labelled_pairs(
     )
 
 
-# Settings for data of the size of MovieLens-100K.
+def _build_cdae(data: InteractionData) -> nn.Module:
+    train_users = torch.from_numpy(data.train_users)
+    train_items = torch.from_numpy(data.train_items)
+    return CDAE(data.n_users, data.n_items, train_users, train_items)
+
+
+def _whole_users(
+    data: InteractionData, batch_size: int, generator: np.random.Generator
+) -> Iterable[Batch]:
+    return WholeUserBatches(
+        data.train_users,
+        data.train_items,
+        data.n_items,
+        negatives_per_positive=4,
+        batch_size=batch_size,
+        generator=generator,
+    )
+
+
+def _pair_l2(model: nn.Module, batch: Batch) -> Tensor:
+    return pair_l2(cast(CDAE, model), batch)
+
+
+def _build_ngcf(data: InteractionData) -> nn.Module:
+    train_users = torch.from_numpy(data.train_users)
+    train_items = torch.from_numpy(data.train_items)
+    return NGCF(data.n_users, data.n_items, train_users, train_items, node_dropout=0.1)
+
+
+def _ngcf_l2(model: nn.Module, batch: Batch) -> Tensor:
+    return ngcf_l2(cast(NGCF, model), batch)
+
+
+# Settings for data of the size of MovieLens-100K. Widths, layers and dropout are those of
+# Sec. 4.1.4 of the SGDL paper; its batches of 128 give way to larger ones at larger rates, several
+# times faster an epoch.
 LIGHTGCN = Recipe(
     name="LightGCN",
     build=_build_lightgcn,
@@ -100,7 +137,32 @@ NEUMF = Recipe(
     l2=0.0,
     history_length=10,
 )
-RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF}
+CDAE_RECIPE = Recipe(
+    name="CDAE",
+    build=_build_cdae,
+    loss_fn=bce_loss,
+    batches=_whole_users,
+    penalty_fn=_pair_l2,
+    pointwise=True,
+    learning_rate=0.001,
+    batch_size=4096,
+    epochs=60,
+    l2=1e-3,
+    history_length=20,
+)
+NGCF_RECIPE = Recipe(
+    name="NGCF",
+    build=_build_ngcf,
+    loss_fn=bpr_loss,
+    batches=_triples,
+    penalty_fn=_ngcf_l2,
+    pointwise=False,
+    learning_rate=0.001,
+    batch_size=2048,
+    epochs=100,
+    l2=1e-4,
+)
+RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF, "cdae": CDAE_RECIPE, "ngcf": NGCF_RECIPE}
 
 # The generated data has a third of the interactions and patterns that are learned sooner.
 RECIPES_FOR_GENERATED_DATA = {
@@ -108,4 +170,6 @@ RECIPES_FOR_GENERATED_DATA = {
         LIGHTGCN, learning_rate=0.01, batch_size=512, epochs=20, history_length=10
     ),
     "neumf": replace(NEUMF, learning_rate=0.002, epochs=12),
+    "cdae": replace(CDAE_RECIPE, learning_rate=0.002, batch_size=1024, epochs=25),
+    "ngcf": replace(NGCF_RECIPE, learning_rate=0.005, batch_size=512, epochs=20),
 }

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from examples.batches import LabelledBatches, NegativeSampler, TripleBatches
+from examples.batches import (
+    LabelledBatches,
+    NegativeSampler,
+    TripleBatches,
+    WholeUserBatches,
+)
 
 N_USERS, N_ITEMS = 12, 15
 
@@ -32,6 +40,16 @@ def labelled(seed: int, negatives: int = 3) -> LabelledBatches:
         N_ITEMS,
         negatives_per_positive=negatives,
         batch_size=10,
+        generator=np.random.default_rng(seed),
+    )
+
+
+def whole_users(seed: int, batch_size: int = 90) -> WholeUserBatches:
+    return WholeUserBatches(
+        *train_pairs(),
+        N_ITEMS,
+        negatives_per_positive=3,
+        batch_size=batch_size,
         generator=np.random.default_rng(seed),
     )
 
@@ -68,8 +86,11 @@ def test_batches_have_the_size_asked_for_but_the_last() -> None:
     assert sum(sizes) == len(train_pairs()[0])
 
 
-def test_labelled_pairs_hold_every_train_pair_once_and_k_negatives_per_user_pair() -> None:
-    users, items, labels = map(torch.cat, zip(*labelled(0), strict=True))
+@pytest.mark.parametrize("make", [labelled, whole_users])
+def test_labelled_pairs_hold_every_train_pair_once_and_k_negatives_per_user_pair(
+    make: Callable[[int], LabelledBatches],
+) -> None:
+    users, items, labels = map(torch.cat, zip(*make(0), strict=True))
     positive = labels == 1
     observed = keys(*train_pairs())
     assert keys(users[positive], items[positive]) == observed
@@ -84,16 +105,41 @@ def test_labels_are_shuffled_together() -> None:
     assert 0 < first.sum() < len(first)
 
 
-@pytest.mark.parametrize("make", [triples, labelled])
+@pytest.mark.parametrize("batch_size", [1, 90, 130, 10_000])
+def test_whole_users_fill_batches_as_far_as_they_fit(batch_size: int) -> None:
+    batches = [users for users, _, _ in whole_users(0, batch_size)]
+    order = torch.cat(batches).unique_consecutive()
+    assert len(order) == len(order.unique()) == N_USERS
+    for batch, following in pairwise(batches):
+        assert len(batch) <= batch_size or len(batch.unique()) == 1
+        first_of_next = int((following == following[0]).sum())
+        assert len(batch) + first_of_next > batch_size
+    n_batches = {1: N_USERS, 10_000: 1}
+    assert len(batches) == n_batches.get(batch_size, len(batches))
+
+
+def test_users_without_train_pairs_are_in_no_batch() -> None:
+    batches = WholeUserBatches(
+        np.array([5, 2, 5]),
+        np.array([0, 1, 2]),
+        N_ITEMS,
+        negatives_per_positive=1,
+        batch_size=1,
+        generator=np.random.default_rng(0),
+    )
+    assert sorted(len(users) for users, _, _ in batches) == [2, 4]
+
+
+@pytest.mark.parametrize("make", [triples, labelled, whole_users])
 def test_same_seed_gives_same_batches_and_epochs_differ(
-    make: type[TripleBatches] | type[LabelledBatches],
+    make: Callable[[int], TripleBatches | LabelledBatches],
 ) -> None:
     one, other = make(5), make(5)
     first = [torch.stack([*batch[:2]]) for batch in one]
     again = [torch.stack([*batch[:2]]) for batch in other]
     second = [torch.stack([*batch[:2]]) for batch in one]
     assert all(map(torch.equal, first, again))
-    assert not all(map(torch.equal, first, second))
+    assert len(first) != len(second) or not all(map(torch.equal, first, second))
 
 
 def test_global_random_state_stays_as_it_is() -> None:

@@ -100,7 +100,7 @@ def test_command_line_overrides_the_recipe(monkeypatch: pytest.MonkeyPatch) -> N
             chosen.append(choose_recipe(name, options)) or replace(chosen[-1], epochs=1)
         ),
     )
-    monkeypatch.setattr("examples.quickstart.load_data", lambda source: small_data())
+    monkeypatch.setattr("examples.quickstart.load_data", lambda source, **_: small_data())
     main(["--model", "lightgcn", "--epochs", "7", "--lr", "0.25", "--l2", "0"])
     assert (chosen[0].epochs, chosen[0].learning_rate, chosen[0].l2) == (7, 0.25, 0)
     assert chosen[0].batch_size == RECIPES_FOR_GENERATED_DATA["lightgcn"].batch_size
