@@ -1,7 +1,8 @@
 """One training run, plain or denoised, with the best epoch chosen on validation.
 
 The two epoch functions stand side by side: what the denoiser changes in a training loop is what
-differs between them.
+differs between them. `set_up` and `fit` are the two halves of a run, for those who bring an epoch
+of their own (`examples/reproduction`).
 """
 
 from __future__ import annotations
@@ -75,6 +76,93 @@ class TrainingRun:
     denoiser: SelfGuidedDenoiser | None = None
 
 
+@dataclass(frozen=True)
+class Training:
+    """A model about to be trained, with all that an epoch of it needs."""
+
+    recipe: Recipe
+    data: InteractionData
+    """What it is trained on; it may be evaluated on another."""
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: Iterable[Batch]
+    seed: int
+
+    @property
+    def penalty_fn(self) -> LossFn | None:
+        """The recipe's penalty with its coefficient, None where there is none to add."""
+        return scaled_penalty(self.recipe)
+
+
+def set_up(recipe: Recipe, data: InteractionData, seed: int, *, fused: bool = False) -> Training:
+    """Builds the recipe's model, optimizer and batches; the seed decides all three.
+
+    Args:
+        fused: whether Adam updates all parameters in one kernel: faster where they are small and
+            many, and equal up to rounding.
+    """
+    torch.manual_seed(seed)
+    model = recipe.build(data)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=fused or None)
+    batches = recipe.batches(data, recipe.batch_size, np.random.default_rng(seed))
+    return Training(recipe, data, model, optimizer, batches, seed)
+
+
+def wrap(training: Training, config: DenoiserConfig | None = None) -> SelfGuidedDenoiser:
+    """The denoiser around a training; config None: the recipe's history, its seed, the defaults."""
+    data, recipe = training.data, training.recipe
+    return SelfGuidedDenoiser(
+        training.model,
+        training.optimizer,
+        recipe.loss_fn,
+        interactions=(torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)),
+        n_items=data.n_items,
+        config=config
+        or DenoiserConfig(seed=training.seed, history_length=recipe.history_length),
+    )
+
+
+def fit(
+    training: Training,
+    run_epoch: Callable[[], None],
+    evaluations: tuple[FullRanking, FullRanking],
+    *,
+    denoiser: SelfGuidedDenoiser | None = None,
+    evaluate_every: int = 1,
+    patience: int | None = None,
+    on_epoch: Callable[[int, float | None], None] = lambda epoch, valid: None,
+) -> TrainingRun:
+    """Trains epoch by epoch and keeps the test metrics of the best epoch on validation.
+
+    Args:
+        run_epoch: trains training.model for one epoch.
+        evaluations: the rankings on validation and on test.
+        denoiser: the one that run_epoch trains with, if any; what it finds is recorded.
+        evaluate_every: evaluate after every so many epochs, and after the last.
+        patience: stop when so many epochs have passed since the best one; None never stops.
+        on_epoch: told each epoch's number and, where evaluated, its validation NDCG@20.
+    """
+    recipe, (validation, test) = training.recipe, evaluations
+    run = TrainingRun(denoiser=denoiser)
+    for epoch in range(1, recipe.epochs + 1):
+        start = time.perf_counter()
+        run_epoch()
+        run.epoch_seconds.append(time.perf_counter() - start)
+
+        valid = None
+        if epoch % evaluate_every == 0 or epoch == recipe.epochs:
+            valid = validation.of_model(training.model)[SELECTION_METRIC]
+            run.valid_curve[epoch] = valid
+            run.final_auc = detection_auc(denoiser, recipe, training.data, training.seed)
+            if valid > run.best_valid:
+                run.best_epoch, run.best_valid, run.best_auc = epoch, valid, run.final_auc
+                run.test = test.of_model(training.model)
+        on_epoch(epoch, valid)
+        if patience is not None and valid is not None and epoch - run.best_epoch >= patience:
+            break
+    return run
+
+
 def train(
     recipe: Recipe,
     data: InteractionData,
@@ -90,44 +178,26 @@ def train(
     Args:
         denoise: whether to wrap the training with the denoiser.
         config: the denoiser's settings; None: the recipe's history, this seed, the defaults.
-        evaluate_every: evaluate after every so many epochs, and after the last.
-        on_epoch: told each epoch's number and, where evaluated, its validation NDCG@20.
+        evaluate_every, on_epoch: as in `fit`.
     """
-    torch.manual_seed(seed)
-    model = recipe.build(data)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
-    batches = recipe.batches(data, recipe.batch_size, np.random.default_rng(seed))
-    penalty_fn = scaled_penalty(recipe)
-    validation, test = rankings(data)
-    run = TrainingRun()
-    if denoise:
-        run.denoiser = SelfGuidedDenoiser(
-            model,
-            optimizer,
-            recipe.loss_fn,
-            interactions=(torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)),
-            n_items=data.n_items,
-            config=config
-            or DenoiserConfig(seed=seed, history_length=recipe.history_length),
-        )
-    for epoch in range(1, recipe.epochs + 1):
-        start = time.perf_counter()
-        if run.denoiser is None:
-            plain_epoch(model, optimizer, recipe.loss_fn, penalty_fn, batches)
-        else:
-            denoised_epoch(model, run.denoiser, penalty_fn, batches)
-        run.epoch_seconds.append(time.perf_counter() - start)
+    training = set_up(recipe, data, seed)
+    model, batches, penalty_fn = training.model, training.batches, training.penalty_fn
+    denoiser = wrap(training, config) if denoise else None
 
-        valid = None
-        if epoch % evaluate_every == 0 or epoch == recipe.epochs:
-            valid = validation.of_model(model)[SELECTION_METRIC]
-            run.valid_curve[epoch] = valid
-            run.final_auc = detection_auc(run.denoiser, recipe, data, seed)
-            if valid > run.best_valid:
-                run.best_epoch, run.best_valid, run.best_auc = epoch, valid, run.final_auc
-                run.test = test.of_model(model)
-        on_epoch(epoch, valid)
-    return run
+    def run_epoch() -> None:
+        if denoiser is None:
+            plain_epoch(model, training.optimizer, recipe.loss_fn, penalty_fn, batches)
+        else:
+            denoised_epoch(model, denoiser, penalty_fn, batches)
+
+    return fit(
+        training,
+        run_epoch,
+        rankings(data),
+        denoiser=denoiser,
+        evaluate_every=evaluate_every,
+        on_epoch=on_epoch,
+    )
 
 
 def scaled_penalty(recipe: Recipe) -> LossFn | None:

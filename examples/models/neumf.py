@@ -77,7 +77,7 @@ class NeuMF(nn.Module):
         gmf_weight = self.output.weight[0, : self.gmf_item.embedding_dim]
         mlp_weight = self.output.weight[0, self.gmf_item.embedding_dim :]
         logits = []
-        for few in users.split(_USERS_AT_ONCE):
+        for few in torch.split(users, _USERS_AT_ONCE):
             hidden = F.linear(self.mlp_user(few), user_part)[:, None] + item_hidden
             for layer in rest:
                 hidden = layer(hidden)

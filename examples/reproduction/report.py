@@ -1,0 +1,105 @@
+"""The table of a comparison, as far as its runs are done, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from statistics import mean, median
+from typing import Any
+
+from examples.reproduction.run import RunResult
+from examples.reproduction.statistics import mean_and_spread, paired_p_value, recovered_share
+from examples.reproduction.store import ResultStore
+from examples.reproduction.study import Cell
+
+METRICS = {"recall@5": "R@5", "recall@20": "R@20", "ndcg@5": "N@5", "ndcg@20": "N@20"}
+MAIN_METRIC = "ndcg@20"
+
+
+def summary(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, Any]]:
+    """One entry a cell whose final runs are done, with what is reported of it."""
+    rows = []
+    for _, group in _by_table(cells):
+        done = {cell.method: (cell, cell.results(store)) for cell in group}
+        plain = _values(done.get("plain"))
+        ceiling = _values(done.get("clean_only"))
+        for method, (cell, results) in done.items():
+            if results is None:
+                continue
+            values = _values((cell, results))
+            chosen = cell.chosen(store)
+            row: dict[str, Any] = {
+                "data": cell.data,
+                "condition": cell.condition,
+                "model": cell.model,
+                "method": method,
+                "seeds": list(cell.seeds),
+                "chosen": None if chosen is None else asdict(chosen),
+                "valid": mean(result.best_valid for result in results),
+                "best_epochs": [result.best_epoch for result in results],
+                "epoch_seconds": median(result.epoch_seconds for result in results),
+            }
+            for metric in METRICS:
+                row[metric] = mean_and_spread([result.test[metric] for result in results])
+            if plain and method != "plain":
+                row["over_plain"] = mean(values) / mean(plain) - 1
+                row["p_value"] = paired_p_value(values, plain)
+            if plain and ceiling and method not in ("plain", "clean_only"):
+                row["recovered"] = recovered_share(mean(values), mean(plain), mean(ceiling))
+            if method == "sgdl":
+                row["memorization_points"] = [result.memorization_point for result in results]
+                row["noise_rates"] = [result.noise_rate for result in results]
+                row["aucs"] = [result.final_auc for result in results]
+            rows.append(row)
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as tables, one for each condition and model."""
+    lines: list[str] = []
+    for (condition, model), group in groupby(rows, lambda row: (row["condition"], row["model"])):
+        lines += [
+            f"### {model}, {condition}",
+            "",
+            "| method | " + " | ".join(METRICS.values()) + " | N@20 over plain | p | recovered "
+            "| chosen | best epochs | s/epoch |",
+            "|---" * (len(METRICS) + 7) + "|",
+        ]
+        lines += [_line(row) for row in group]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def provenances(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, str]]:
+    """The different commits and versions that the finished runs came from, in order."""
+    found: list[dict[str, str]] = []
+    for cell in cells:
+        for run in [*cell.tuning_runs(), *(cell.final_runs(store) or [])]:
+            if store.get(run) is not None and (origin := store.provenance(run)) not in found:
+                found.append(origin)
+    return found
+
+
+def _by_table(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, str], list[Cell]]]:
+    for table, group in groupby(cells, lambda cell: (cell.condition, cell.model)):
+        yield table, list(group)
+
+
+def _values(done: tuple[Cell, list[RunResult] | None] | None) -> list[float]:
+    results = None if done is None else done[1]
+    return [result.test[MAIN_METRIC] for result in results or []]
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [row["method"]]
+    cells += [f"{row[metric][0]:.4f} ± {row[metric][1]:.4f}" for metric in METRICS]
+    cells.append(f"{row['over_plain']:+.1%}" if "over_plain" in row else "")
+    cells.append("" if row.get("p_value") is None else f"{row['p_value']:.2g}")
+    cells.append("" if row.get("recovered") is None else f"{row['recovered']:.0%}")
+    chosen = row["chosen"]
+    options = "".join(f", {name} {value}" for name, value in chosen["options"].items())
+    cells.append(f"lr {chosen['learning_rate']:g}, L2 {chosen['l2']:g}{options}")
+    cells.append(", ".join(map(str, row["best_epochs"])))
+    cells.append(f"{row['epoch_seconds']:.2f}")
+    return "| " + " | ".join(cells) + " |"

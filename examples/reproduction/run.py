@@ -1,0 +1,97 @@
+"""One run of the bench: from its settings to its result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from statistics import median
+
+import torch
+
+from examples.interaction_data import InteractionData
+from examples.quickstart import load_data
+from examples.reproduction.conditions import under_condition
+from examples.reproduction.grids import BENCHES
+from examples.reproduction.methods import METHODS
+from examples.reproduction.run_settings import RunSettings
+from examples.training import fit, rankings, set_up
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run. Epochs count from 1; metrics are those of the best on validation."""
+
+    best_epoch: int
+    n_epochs: int
+    best_valid: float
+    """Validation NDCG@20."""
+    test: dict[str, float]
+    seconds: float
+    """The whole run, evaluations included."""
+    epoch_seconds: float
+    """The median epoch, evaluations excluded."""
+    memorization_point: int | None = None
+    noise_rate: float | None = None
+    """The denoiser's estimate."""
+    best_auc: float | None = None
+    """Of its weights, clean against noise, at the best epoch."""
+    final_auc: float | None = None
+
+
+def execute(settings: RunSettings, data: InteractionData) -> RunResult:
+    """Trains as the settings say, on data before its condition.
+
+    Raises:
+        ValueError: the method is not defined for the model's loss.
+    """
+    start = time.perf_counter()
+    bench = BENCHES[settings.model]
+    method = METHODS[settings.method](**settings.options)
+    recipe = replace(
+        bench.recipe,
+        learning_rate=settings.learning_rate,
+        l2=settings.l2,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+    )
+    if not method.supports(recipe):
+        raise ValueError(
+            f"Expected a model that {settings.method} is defined for, got {settings.model}. "
+            "Leave that pair out."
+        )
+    noisy = under_condition(settings.condition, data, settings.seed)
+    training = set_up(method.changed(recipe), method.trained_on(noisy), settings.seed, fused=True)
+    epochs = method.start(training)
+    run = fit(
+        training,
+        epochs.run,
+        rankings(noisy),
+        denoiser=epochs.denoiser,
+        evaluate_every=settings.evaluate_every,
+        patience=settings.patience,
+    )
+    denoiser = epochs.denoiser
+    return RunResult(
+        best_epoch=run.best_epoch,
+        n_epochs=len(run.epoch_seconds),
+        best_valid=run.best_valid,
+        test=run.test,
+        seconds=time.perf_counter() - start,
+        epoch_seconds=median(run.epoch_seconds),
+        memorization_point=None if denoiser is None else denoiser.memorization_point,
+        noise_rate=None if denoiser is None else denoiser.noise_rate,
+        best_auc=run.best_auc,
+        final_auc=run.final_auc,
+    )
+
+
+def execute_from(source: str, settings: RunSettings) -> dict[str, object]:
+    """The same from the place of the data, as a worker process does it, with plain values."""
+    torch.set_num_threads(1)
+    return asdict(execute(settings, _load(source)))
+
+
+@lru_cache(maxsize=1)
+def _load(source: str) -> InteractionData:
+    return load_data(source)

@@ -1,0 +1,70 @@
+"""What decides a run, and the name that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from examples.interaction_data import InteractionData
+from examples.reproduction.grids import BENCHES, Trial
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that decides the outcome of a run, but for the code that runs it."""
+
+    data: str
+    """As `fingerprint` gives it: a name, and a digest of the interactions."""
+    model: str
+    condition: str
+    method: str
+    options: dict[str, Any]
+    """Fields of the method that differ from its defaults."""
+    learning_rate: float
+    l2: float
+    batch_size: int
+    epochs: int
+    evaluate_every: int
+    patience: int
+    seed: int
+    """Of the parameters, the batches, the denoiser, and of the noise that is injected."""
+
+    @property
+    def key(self) -> str:
+        """A file name: what a person looks for, and a digest of everything."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.model}-{self.condition}-{self.method}-seed{self.seed}-{digest}"
+
+
+def settings_of(
+    data: str, model: str, condition: str, method: str, trial: Trial, seed: int
+) -> RunSettings:
+    """The settings of one trial under one seed, with the rest as the model's bench has it."""
+    bench = BENCHES[model]
+    return RunSettings(
+        data=data,
+        model=model,
+        condition=condition,
+        method=method,
+        options=trial.options,
+        learning_rate=trial.learning_rate,
+        l2=trial.l2,
+        batch_size=bench.recipe.batch_size,
+        epochs=bench.recipe.epochs,
+        evaluate_every=bench.evaluate_every,
+        patience=bench.patience,
+        seed=seed,
+    )
+
+
+def fingerprint(data: InteractionData) -> str:
+    """The data's name and a digest of its splits and flags: "ml100k-0a1b2c3d"."""
+    digest = hashlib.sha256(f"{data.n_users} {data.n_items}".encode())
+    for split in ("train", "valid", "test"):
+        for column in ("users", "items", "clean"):
+            values = getattr(data, f"{split}_{column}")
+            digest.update(b"-" if values is None else values.tobytes())
+    return f"{data.name}-{digest.hexdigest()[:8]}"
