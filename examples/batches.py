@@ -143,8 +143,7 @@ class WholeUserBatches(LabelledBatches):
         places = self._generator.permutation(int(users.max()) + 1)
         order = np.argsort(places[users], kind="stable")
         columns = [torch.from_numpy(column[order]) for column in (users, items, labels)]
-        sizes = np.bincount(places[users])
-        ends = np.cumsum(sizes[sizes > 0])
+        ends = np.cumsum(np.bincount(places[users]))
         start = 0
         while start < len(users):
             # batch_size 5, ends [2, 4, 7] -> rows 0 to 4, then 4 to 7

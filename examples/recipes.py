@@ -147,8 +147,8 @@ CDAE_RECIPE = Recipe(
     learning_rate=0.001,
     batch_size=4096,
     epochs=60,
-    l2=1e-3,
-    history_length=20,
+    l2=1e-2,
+    history_length=10,
 )
 NGCF_RECIPE = Recipe(
     name="NGCF",
@@ -157,10 +157,10 @@ NGCF_RECIPE = Recipe(
     batches=_triples,
     penalty_fn=_ngcf_l2,
     pointwise=False,
-    learning_rate=0.001,
+    learning_rate=0.002,
     batch_size=2048,
     epochs=100,
-    l2=1e-4,
+    l2=1e-3,
 )
 RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF, "cdae": CDAE_RECIPE, "ngcf": NGCF_RECIPE}
 

@@ -14,11 +14,15 @@ from examples.models.symmetric_product import symmetric_product
 
 
 class NGCF(nn.Module):
-    """NGCF: score(u, i) = e_u · e_i, e = [e^(0) | e^(1) | ... | e^(L)], one part a layer.
+    """NGCF: score(u, i) = e_u · e_i, e = [e^(0) | e^(1)/|e^(1)| | ... | e^(L)/|e^(L)|].
 
-    E^(l) = LeakyReLU( (A + I) E^(l-1) W1 + (A E^(l-1)) * E^(l-1) W2 ), row by row: a node's own
-    vector and its neighbours' (W1), and how alike it is to each of them (W2, the bi-interaction),
-    with A the symmetrically normalised adjacency. Weights start by Xavier.
+    E^(l) = LeakyReLU( (A + I) E^(l-1) W1 + ((A E^(l-1)) * E^(l-1)) W2 ), a row a node: its own
+    vector and its neighbours' (W1), and how alike it is to them (W2, the bi-interaction), with A
+    the symmetrically normalised adjacency. Weights start by Xavier.
+
+    Two departures from the paper. (1) The layers' rows have length 1 in the score, as in the
+    published code of NGCF and not in Eq. 9: without it no learning rate or penalty tried reached
+    an NDCG@20 above .32 on MovieLens-100K, with it .34 is reached soon. (2) No biases.
 
     Args:
         n_users, n_items: number of ids; ids run from 0.
@@ -28,7 +32,7 @@ class NGCF(nn.Module):
         message_dropout: probability of dropping an entry of a layer's vectors.
         node_dropout: probability that a node sends nothing to its neighbours in a layer.
 
-    Source: Wang et al. 2019, Eqs. 3 to 10 and Sec. 2.4.2; the layers carry no biases.
+    Source: Wang et al. 2019, Eqs. 3 to 10 and Sec. 2.4.2.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class NGCF(nn.Module):
             received = symmetric_product(self.adjacency, self._sent(layer))
             layer = F.leaky_relu(sums(received + layer) + products(received * layer), 0.2)
             layer = F.dropout(layer, self.message_dropout, self.training)
-            layers.append(layer)
+            layers.append(_of_length_one(layer))
         final = torch.cat(layers, dim=1)
         return final[: self.n_users], final[self.n_users :]
 
@@ -90,6 +94,11 @@ class NGCF(nn.Module):
         if not self.training or self.node_dropout == 0:
             return layer
         return layer * F.dropout(layer.new_ones(len(layer), 1), self.node_dropout)
+
+
+def _of_length_one(rows: Tensor) -> Tensor:
+    # Not F.normalize, whose second derivative is NaN in a row that dropout has zeroed.
+    return rows * (rows.square().sum(dim=1, keepdim=True) + 1e-12).rsqrt()
 
 
 def ngcf_l2(model: NGCF, batch: Triple) -> Tensor:

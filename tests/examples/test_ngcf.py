@@ -60,12 +60,14 @@ def layer_by_messages(
 @pytest.mark.parametrize("n_layers", [0, 1, 3])
 def test_propagation_equals_a_slow_reference_message_by_message(n_layers: int) -> None:
     ngcf = model(n_layers)
-    layers = [torch.cat([ngcf.user_embedding.weight, ngcf.item_embedding.weight])]
+    layer = torch.cat([ngcf.user_embedding.weight, ngcf.item_embedding.weight])
+    parts = [layer]
     for sums, products in zip(ngcf.sums, ngcf.products, strict=True):
-        layers.append(layer_by_messages(layers[-1], sums.weight, products.weight))
+        layer = layer_by_messages(layer, sums.weight, products.weight)
+        parts.append(layer / layer.norm(dim=1, keepdim=True))
     found = torch.cat(ngcf.propagate())
     assert found.shape == (N_USERS + N_ITEMS, (n_layers + 1) * WIDTH)
-    torch.testing.assert_close(found, torch.cat(layers, dim=1))
+    torch.testing.assert_close(found, torch.cat(parts, dim=1))
 
 
 def test_scores_of_pairs_are_entries_of_the_scores_of_all_items() -> None:
@@ -76,17 +78,32 @@ def test_scores_of_pairs_are_entries_of_the_scores_of_all_items() -> None:
     torch.testing.assert_close(ngcf(users, items), matrix[users, items])
 
 
-def test_message_dropout_zeroes_entries_of_the_layers_and_scales_the_others() -> None:
+def test_message_dropout_zeroes_entries_of_the_layers() -> None:
     ngcf = model(n_layers=1, message_dropout=0.5)
-    kept_whole = torch.cat(ngcf.eval().propagate())
+    whole = torch.cat(ngcf.eval().propagate())
     ngcf.train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         found = torch.cat(ngcf.propagate())
-    assert torch.equal(found[:, :WIDTH], kept_whole[:, :WIDTH])
+    assert torch.equal(found[:, :WIDTH], whole[:, :WIDTH])
     dropped = found[:, WIDTH:] == 0
-    assert 0 < dropped.double().mean() < 1
-    torch.testing.assert_close(found[:, WIDTH:], 2 * kept_whole[:, WIDTH:] * ~dropped)
+    assert 0.3 < dropped.double().mean() < 0.7
+    left = whole[:, WIDTH:] * ~dropped
+    lengths = left.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    torch.testing.assert_close(found[:, WIDTH:], left / lengths)
+
+
+def test_rows_that_dropout_has_zeroed_have_a_second_derivative() -> None:
+    ngcf = model(n_layers=2, message_dropout=0.9)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        final = torch.cat(ngcf.propagate())
+    assert (final[:, WIDTH : 2 * WIDTH] == 0).all(dim=1).any()
+    parameters = list(ngcf.parameters())
+    gradients = torch.autograd.grad(final.sin().sum(), parameters, create_graph=True)
+    total = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+    for second in torch.autograd.grad(total, parameters, allow_unused=True):
+        assert second is None or bool(second.isfinite().all())
 
 
 def test_node_dropout_silences_whole_nodes_towards_their_neighbours() -> None:
@@ -101,14 +118,23 @@ def test_node_dropout_silences_whole_nodes_towards_their_neighbours() -> None:
     assert torch.equal(ngcf.eval()._sent(vectors), vectors)
 
 
-def test_node_dropout_leaves_a_node_its_own_message() -> None:
-    ngcf = model(n_layers=1, node_dropout=1 - 1e-12)  # all nodes silent
+def test_node_dropout_acts_on_what_neighbours_receive_and_not_on_the_node_itself() -> None:
+    ngcf = model(n_layers=1, node_dropout=0.5)
     start = torch.cat([ngcf.user_embedding.weight, ngcf.item_embedding.weight])
+    near = neighbours()
+    adjacency = torch.zeros(len(near), len(near), dtype=torch.float64)
+    for node, others in enumerate(near):
+        for other in others:
+            adjacency[node, other] = (len(others) * len(near[other])) ** -0.5
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        sent = ngcf._sent(start)
+        torch.manual_seed(0)
         found = torch.cat(ngcf.propagate())[:, WIDTH:]
-    alone = start @ ngcf.sums[0].weight.T
-    torch.testing.assert_close(found, torch.where(alone > 0, alone, 0.2 * alone))
+    received = adjacency @ sent
+    expected = ngcf.sums[0](received + start) + ngcf.products[0](received * start)
+    expected = torch.where(expected > 0, expected, 0.2 * expected)
+    torch.testing.assert_close(found, expected / expected.norm(dim=1, keepdim=True))
 
 
 def test_ngcf_l2_takes_the_rows_of_the_batch_and_all_weights() -> None:
