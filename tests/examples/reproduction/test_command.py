@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from results import made_up
+
+from examples.reproduction import __main__ as command
+from examples.reproduction.provenance import current_provenance
+from examples.reproduction.store import ResultStore
+from examples.reproduction.study import Cell, next_run
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the runs that the command asked for; none of them trains anything."""
+    keys: list[str] = []
+
+    def run_missing(
+        source: str, cells: list[Cell], store: ResultStore, **options: Any
+    ) -> dict[str, str]:
+        while (run := next_run(cells, store, set())) is not None:
+            keys.append(run.key)
+            result = asdict(made_up(valid=run.l2, test=0.3 + run.seed / 100))
+            store.put(run, result, current_provenance())
+        return {}
+
+    monkeypatch.setattr(command, "run_missing", run_missing)
+    return keys
+
+
+def test_command_runs_prints_writes_and_does_nothing_twice(
+    executed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "docs" / "table"
+    arguments = [
+        "--data", "generated", "--results", str(tmp_path / "runs"), "--models", "neumf",
+        "--conditions", "natural", "--methods", "plain", "sgdl", "--seeds", "0", "1",
+        "--report", str(report),
+    ]  # fmt: skip
+    assert command.main(arguments) == 0
+    assert len(executed) == 2 * (6 + 2)
+    assert "### neumf, natural" in capsys.readouterr().out
+    text = report.with_suffix(".md").read_text()
+    record = json.loads(report.with_suffix(".json").read_text())
+    assert "--conditions natural --methods plain sgdl" in text
+    assert str(tmp_path) not in text
+    assert record["provenance"] == [current_provenance()]
+    assert current_provenance()["commit"] in text
+    assert [row["method"] for row in record["rows"]] == ["plain", "sgdl"]
+    assert command.main(arguments) == 0
+    assert len(executed) == 2 * (6 + 2)
+
+
+def test_a_failed_run_fails_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run_missing", lambda *_, **__: {"a-run": "ValueError: bad"})
+    assert command.main(["--data", "generated", "--results", str(tmp_path)]) == 1
+    assert "failed: a-run: ValueError: bad" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--conditions", "windy"], "Expected natural, clean, injected-PERCENT"),
+        (["--seeds", "0", "100"], "expected tuning seeds apart from the final seeds"),
+    ],
+)
+def test_senseless_wishes_are_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--data", "generated", *arguments])
+    assert sentence in capsys.readouterr().err

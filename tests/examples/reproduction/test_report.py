@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from results import PROVENANCE, put
+
+from examples.reproduction.report import markdown, provenances, summary
+from examples.reproduction.store import ResultStore
+from examples.reproduction.study import Cell
+
+METHODS = ("plain", "clean_only", "sgdl", "t_ce")
+CELLS = [Cell("d", "neumf", "injected-20", method, (100,), (0, 1)) for method in METHODS]
+TESTS = {"plain": (0.30, 0.32), "clean_only": (0.35, 0.37), "sgdl": (0.34, 0.35)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    store = ResultStore(tmp_path)
+    for cell in CELLS[:3]:
+        for run in cell.tuning_runs():
+            put(store, run, valid=run.l2)
+        for run, test in zip(cell.final_runs(store) or [], TESTS[cell.method], strict=True):
+            put(store, run, test=test, best_epoch=7 + run.seed)
+    for run in CELLS[3].tuning_runs():  # tuned, and its final runs are to come
+        put(store, run)
+    return store
+
+
+def test_summary_has_what_is_done_with_its_comparisons(store: ResultStore) -> None:
+    rows = {row["method"]: row for row in summary(CELLS, store)}
+    assert list(rows) == ["plain", "clean_only", "sgdl"]
+    assert rows["plain"]["ndcg@20"] == pytest.approx((0.31, 0.02 / 2**0.5))
+    assert "over_plain" not in rows["plain"]
+    assert rows["sgdl"]["over_plain"] == pytest.approx(0.345 / 0.31 - 1)
+    assert rows["sgdl"]["recovered"] == pytest.approx((0.345 - 0.31) / (0.36 - 0.31))
+    assert "recovered" not in rows["clean_only"]
+    assert rows["clean_only"]["p_value"] is None  # the same difference under both seeds
+    assert 0 < rows["sgdl"]["p_value"] < 1
+    assert rows["sgdl"]["chosen"]["l2"] == 0.01
+    assert rows["sgdl"]["best_epochs"] == [7, 8]
+
+
+def test_tables_of_two_models_are_not_compared_with_each_other(store: ResultStore) -> None:
+    other = Cell("d", "lightgcn", "injected-20", "sgdl", (100,), (0, 1))
+    for run in other.tuning_runs():
+        put(store, run)
+    for run in other.final_runs(store) or []:
+        put(store, run, test=0.9)
+    row = summary([*CELLS, other], store)[-1]
+    assert row["model"] == "lightgcn"
+    assert "over_plain" not in row
+
+
+def test_markdown_has_a_table_for_each_condition_and_model(store: ResultStore) -> None:
+    text = markdown(summary(CELLS, store))
+    assert text.count("###") == 1
+    assert "### neumf, injected-20" in text
+    line = next(line for line in text.splitlines() if line.startswith("| sgdl"))
+    for expected in ("0.3450 ± 0.0071", "+11.3%", "70%", "lr 0.001, L2 0.01", "7, 8"):
+        assert expected in line
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_every_origin_is_named_once(store: ResultStore) -> None:
+    assert provenances(CELLS, store) == [PROVENANCE]

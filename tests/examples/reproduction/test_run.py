@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from examples.interaction_data import InteractionData
+from examples.metrics import FullRanking
+from examples.reproduction.conditions import under_condition
+from examples.reproduction.grids import trials
+from examples.reproduction.methods import METHODS, Method
+from examples.reproduction.run import execute
+from examples.reproduction.run_settings import RunSettings, settings_of
+from examples.training import rankings
+
+NEUMF_METHODS = list(METHODS)
+LIGHTGCN_METHODS = [name for name in METHODS if name not in ("t_ce", "r_ce")]
+
+
+def short(model: str, method: str, condition: str = "natural", epochs: int = 2) -> RunSettings:
+    settings = settings_of("d", model, condition, method, trials(model, method)[-1], seed=0)
+    return replace(settings, epochs=epochs, batch_size=256, evaluate_every=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("neumf", method) for method in NEUMF_METHODS]
+    + [("lightgcn", method) for method in LIGHTGCN_METHODS],
+)
+def test_every_method_runs_and_repeats_itself(
+    model: str, method: str, small_data: InteractionData
+) -> None:
+    first, again = (execute(short(model, method, "injected-20"), small_data) for _ in range(2))
+    assert first.n_epochs == 2
+    assert set(first.test) == {"recall@5", "recall@20", "ndcg@5", "ndcg@20"}
+    assert (first.test, first.best_valid) == (again.test, again.best_valid)
+
+
+def test_the_settings_reach_the_training(small_data: InteractionData) -> None:
+    base = short("neumf", "t_ce")
+    valid = {
+        name: execute(replace(base, **{name: value}), small_data).best_valid
+        for name, value in (
+            ("seed", 0),
+            ("learning_rate", 0.05),
+            ("l2", 1.0),
+            ("batch_size", 64),
+            ("options", {"drop_rate": 0.9, "ramp_epochs": 0.1}),
+        )
+    }
+    assert len(set(valid.values())) == len(valid)
+
+
+def test_sgdl_reports_what_it_found(small_data: InteractionData) -> None:
+    settings = replace(
+        short("neumf", "sgdl", epochs=4),
+        options={"config": {"history_length": 2, "noise_rate": 0.7}},
+    )
+    result = execute(settings, small_data)
+    assert result.memorization_point is not None
+    assert result.noise_rate == 0.7
+    assert result.final_auc is not None
+
+
+def test_methods_of_one_seed_are_ranked_on_the_same_noisy_data(
+    small_data: InteractionData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[InteractionData] = []
+
+    def spy(data: InteractionData) -> tuple[FullRanking, FullRanking]:
+        seen.append(data)
+        return rankings(data)
+
+    monkeypatch.setattr("examples.reproduction.run.rankings", spy)
+    for method in ("plain", "clean_only"):
+        execute(short("neumf", method, "injected-40", epochs=1), small_data)
+    noisy = under_condition("injected-40", small_data, 0)
+    for data in seen:
+        for column in ("train_items", "valid_items", "test_items"):
+            assert np.array_equal(getattr(data, column), getattr(noisy, column))
+
+
+def test_method_that_is_not_defined_for_the_loss_is_refused(small_data: InteractionData) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^Expected a model that t_ce is defined for, got lightgcn\. Leave that pair out\.$",
+    ):
+        execute(short("lightgcn", "t_ce"), small_data)
+
+
+def test_registered_methods_are_methods() -> None:
+    assert all(issubclass(method, Method) for method in METHODS.values())

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from examples.interaction_data import InteractionData
+from examples.reproduction.grids import BENCHES, Trial
+from examples.reproduction.run_settings import RunSettings, fingerprint, settings_of
+
+SETTINGS = settings_of("d", "neumf", "natural", "t_ce", Trial(0.1, 0.2, {"drop_rate": 0.3}), 4)
+
+
+def test_settings_are_the_trials_and_the_benchs() -> None:
+    bench = BENCHES["neumf"]
+    assert (SETTINGS.learning_rate, SETTINGS.l2, SETTINGS.seed) == (0.1, 0.2, 4)
+    assert SETTINGS.options == {"drop_rate": 0.3}
+    assert (SETTINGS.batch_size, SETTINGS.epochs) == (bench.recipe.batch_size, bench.recipe.epochs)
+    assert (SETTINGS.patience, SETTINGS.evaluate_every) == (bench.patience, bench.evaluate_every)
+
+
+def test_key_says_what_it_is_and_is_the_same_each_time() -> None:
+    assert SETTINGS.key.startswith("neumf-natural-t_ce-seed4-")
+    assert replace(SETTINGS, options={"drop_rate": 0.3}).key == SETTINGS.key
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RunSettings)])
+def test_every_setting_shapes_the_key(name: str) -> None:
+    value = getattr(SETTINGS, name)
+    other = {"drop_rate": 0.4} if name == "options" else value * 2
+    assert replace(SETTINGS, **{name: other}).key != SETTINGS.key
+
+
+@pytest.mark.parametrize("column", ["train_items", "valid_users", "test_items", "train_clean"])
+def test_every_column_shapes_the_fingerprint(small_data: InteractionData, column: str) -> None:
+    before = fingerprint(small_data)
+    assert before.startswith("generated-")
+    assert fingerprint(replace(small_data)) == before
+    values = np.flip(getattr(small_data, column)).copy()
+    assert fingerprint(replace(small_data, **{column: values})) != before
+    if column.endswith("clean"):
+        assert fingerprint(replace(small_data, **{column: None})) != before

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from results import made_up
+
+from examples.reproduction.run_settings import RunSettings
+from examples.reproduction.store import ResultStore
+from examples.reproduction.study import Cell
+from examples.reproduction.workers import run_missing
+
+CELLS = [Cell("d", "neumf", "natural", method, (100,), (0, 1)) for method in ("plain", "sgdl")]
+
+
+def pretend(source: str, run: RunSettings) -> dict[str, Any]:
+    if run.method == "sgdl" and run.seed == 1:
+        raise FloatingPointError("no number")
+    best = run.learning_rate == 0.003 and run.l2 == 0.01
+    result = asdict(made_up(valid=0.9 if best else 0.1, test=float(run.seed)))
+    with Path(source).open("a") as log:
+        log.write(f"{os.getpid()} {run.key}\n")
+    return result
+
+
+def test_runs_all_that_is_missing_in_other_processes_and_survives_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, log = ResultStore(tmp_path / "runs"), tmp_path / "log"
+    failed = run_missing(str(log), CELLS, store, processes=2, execute=pretend)
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert str(os.getpid()) not in {process for process, _ in lines}
+    assert len({key for _, key in lines}) == len(lines) == 2 * 6 + 4 - 1
+    finals = CELLS[0].final_runs(store)
+    assert finals is not None
+    assert {(run.learning_rate, run.l2) for run in finals} == {(0.003, 0.01)}
+    assert CELLS[0].results(store) is not None
+
+    assert list(failed.values()) == ["FloatingPointError: no number"]
+    (key,) = failed
+    assert key.startswith("neumf-natural-sgdl-seed1-")
+    printed = capsys.readouterr().out
+    assert "15/16 runs" in printed
+    assert f"{key} failed: FloatingPointError: no number" in printed
+
+    again = run_missing(str(log), CELLS, store, processes=1, execute=pretend)
+    assert list(again) == [key]
+    assert len(log.read_text().splitlines()) == len(lines)
