@@ -58,7 +58,8 @@ class NegativeSampler:
 class TripleBatches:
     """One epoch per iteration: every train pair once, shuffled, with one negative each.
 
-    Yields (users, positives, negatives), (B,) int64 each; the last batch may be smaller.
+    Yields (users, positives, negatives), (B,) int64 each; the last batch may be smaller. The
+    attribute `sampler` draws the negatives; another one may take its place.
     """
 
     def __init__(
@@ -71,14 +72,14 @@ class TripleBatches:
         generator: np.random.Generator,
     ) -> None:
         self._users, self._items = users, items
-        self._sampler = NegativeSampler(users, items, n_items)
+        self.sampler = NegativeSampler(users, items, n_items)
         self._batch_size = batch_size
         self._generator = generator
 
     def __iter__(self) -> Iterator[Batch]:
         order = self._generator.permutation(len(self._users))
         users = self._users[order]
-        negatives = self._sampler.draw(users, self._generator)
+        negatives = self.sampler.draw(users, self._generator)
         yield from _slices(
             torch.from_numpy(users),
             torch.from_numpy(self._items[order]),
@@ -91,7 +92,8 @@ class LabelledBatches:
     """One epoch per iteration: every train pair once with label 1, and k negatives with label 0.
 
     Yields (users, items, labels), (B,) int64, int64 and float32, positives and negatives shuffled
-    together; the last batch may be smaller.
+    together; the last batch may be smaller. The attribute `sampler` draws the negatives; another
+    one may take its place.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class LabelledBatches:
         generator: np.random.Generator,
     ) -> None:
         self._users, self._items = users, items
-        self._sampler = NegativeSampler(users, items, n_items)
+        self.sampler = NegativeSampler(users, items, n_items)
         self._negatives_per_positive = negatives_per_positive
         self._batch_size = batch_size
         self._generator = generator
@@ -122,7 +124,7 @@ class LabelledBatches:
 
     def _draw_epoch(self) -> tuple[Ids, Ids, NDArray[np.float32]]:
         negative_users = np.repeat(self._users, self._negatives_per_positive)
-        negatives = self._sampler.draw(negative_users, self._generator)
+        negatives = self.sampler.draw(negative_users, self._generator)
         users = np.concatenate([self._users, negative_users])
         items = np.concatenate([self._items, negatives])
         labels = np.zeros(len(users), dtype=np.float32)

@@ -76,8 +76,7 @@ class WBPR(Method):
             data: InteractionData, batch_size: int, generator: np.random.Generator
         ) -> Iterable[Batch]:
             ordinary = recipe.batches(data, batch_size, generator)
-            # Every kind of batches of examples/batches.py keeps its sampler there.
-            ordinary._sampler = PopularitySampler(  # type: ignore[attr-defined]
+            ordinary.sampler = PopularitySampler(  # type: ignore[attr-defined]
                 data.train_users, data.train_items, data.n_items, power=self.power
             )
             return ordinary
