@@ -70,6 +70,9 @@ class TrainingRun:
     """The selection metric at each evaluated epoch."""
     epoch_seconds: list[float] = field(default_factory=list)
     """Training time of each epoch, evaluation excluded."""
+    epoch_cpu_seconds: list[float] = field(default_factory=list)
+    """The same in processor time of all threads, which does not grow where others share the
+    machine."""
     best_auc: float | None = None
     final_auc: float | None = None
     """AUC of the weights, clean against noise, at the best and at the last evaluated epoch."""
@@ -145,9 +148,10 @@ def fit(
     recipe, (validation, test) = training.recipe, evaluations
     run = TrainingRun(denoiser=denoiser)
     for epoch in range(1, recipe.epochs + 1):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         run_epoch()
         run.epoch_seconds.append(time.perf_counter() - start)
+        run.epoch_cpu_seconds.append(time.process_time() - cpu_start)
 
         valid = None
         if epoch % evaluate_every == 0 or epoch == recipe.epochs:

@@ -38,7 +38,12 @@ def summary(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, Any]]:
                 "chosen": None if chosen is None else asdict(chosen),
                 "valid": mean(result.best_valid for result in results),
                 "best_epochs": [result.best_epoch for result in results],
-                "epoch_seconds": median(result.epoch_seconds for result in results),
+                "epoch_cpu_seconds": median(
+                    result.epoch_seconds
+                    if result.epoch_cpu_seconds is None
+                    else result.epoch_cpu_seconds
+                    for result in results
+                ),
             }
             for metric in METRICS:
                 row[metric] = mean_and_spread([result.test[metric] for result in results])
@@ -63,7 +68,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             f"### {model}, {condition}",
             "",
             "| method | " + " | ".join(METRICS.values()) + " | N@20 over plain | p | recovered "
-            "| chosen | best epochs | s/epoch |",
+            "| chosen | best epochs | CPU s/epoch |",
             "|---" * (len(METRICS) + 7) + "|",
         ]
         lines += [_line(row) for row in group]
@@ -101,5 +106,5 @@ def _line(row: dict[str, Any]) -> str:
     options = "".join(f", {name} {value}" for name, value in chosen["options"].items())
     cells.append(f"lr {chosen['learning_rate']:g}, L2 {chosen['l2']:g}{options}")
     cells.append(", ".join(map(str, row["best_epochs"])))
-    cells.append(f"{row['epoch_seconds']:.2f}")
+    cells.append(f"{row['epoch_cpu_seconds']:.2f}")
     return "| " + " | ".join(cells) + " |"

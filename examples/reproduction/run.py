@@ -31,6 +31,8 @@ class RunResult:
     """The whole run, evaluations included."""
     epoch_seconds: float
     """The median epoch, evaluations excluded."""
+    epoch_cpu_seconds: float | None = None
+    """The same in processor time; None in results that are older than this field."""
     memorization_point: int | None = None
     noise_rate: float | None = None
     """The denoiser's estimate."""
@@ -79,6 +81,7 @@ def execute(settings: RunSettings, data: InteractionData) -> RunResult:
         test=run.test,
         seconds=time.perf_counter() - start,
         epoch_seconds=median(run.epoch_seconds),
+        epoch_cpu_seconds=median(run.epoch_cpu_seconds),
         memorization_point=None if denoiser is None else denoiser.memorization_point,
         noise_rate=None if denoiser is None else denoiser.noise_rate,
         best_auc=run.best_auc,

@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> ResultStore:
         for run in cell.tuning_runs():
             put(store, run, valid=run.l2)
         for run, test in zip(cell.final_runs(store) or [], TESTS[cell.method], strict=True):
-            put(store, run, test=test, best_epoch=7 + run.seed)
+            put(store, run, test=test, best_epoch=7 + run.seed, epoch_cpu_seconds=1.25)
     for run in CELLS[3].tuning_runs():  # tuned, and its final runs are to come
         put(store, run)
     return store
@@ -39,6 +39,7 @@ def test_summary_has_what_is_done_with_its_comparisons(store: ResultStore) -> No
     assert 0 < rows["sgdl"]["p_value"] < 1
     assert rows["sgdl"]["chosen"]["l2"] == 0.01
     assert rows["sgdl"]["best_epochs"] == [7, 8]
+    assert rows["sgdl"]["epoch_cpu_seconds"] == 1.25
 
 
 def test_tables_of_two_models_are_not_compared_with_each_other(store: ResultStore) -> None:
@@ -49,6 +50,7 @@ def test_tables_of_two_models_are_not_compared_with_each_other(store: ResultStor
         put(store, run, test=0.9)
     row = summary([*CELLS, other], store)[-1]
     assert row["model"] == "lightgcn"
+    assert row["epoch_cpu_seconds"] == 0.5  # wall-clock, where nothing else is known
     assert "over_plain" not in row
 
 
@@ -57,7 +59,7 @@ def test_markdown_has_a_table_for_each_condition_and_model(store: ResultStore) -
     assert text.count("###") == 1
     assert "### neumf, injected-20" in text
     line = next(line for line in text.splitlines() if line.startswith("| sgdl"))
-    for expected in ("0.3450 ± 0.0071", "+11.3%", "70%", "lr 0.001, L2 0.01", "7, 8"):
+    for expected in ("0.3450 ± 0.0071", "+11.3%", "70%", "lr 0.001, L2 0.01", "7, 8", "1.25"):
         assert expected in line
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1

@@ -33,6 +33,8 @@ def test_every_method_runs_and_repeats_itself(
 ) -> None:
     first, again = (execute(short(model, method, "injected-20"), small_data) for _ in range(2))
     assert first.n_epochs == 2
+    assert first.epoch_cpu_seconds is not None
+    assert first.epoch_cpu_seconds > 0
     assert set(first.test) == {"recall@5", "recall@20", "ndcg@5", "ndcg@20"}
     assert (first.test, first.best_valid) == (again.test, again.best_valid)
 
