@@ -88,6 +88,20 @@ BENCHES = {
         ],
         middle=[Trial(0.001, 1e-2), Trial(0.001, 3e-3), Trial(0.003, 3e-3)],
     ),
+    "cdae": Bench(
+        recipe=replace(RECIPES["cdae"], epochs=120),
+        evaluate_every=1,
+        patience=20,
+        base=[Trial(rate, l2) for rate in (0.001, 0.003) for l2 in (3e-4, 1e-3, 3e-3)],
+        middle=[Trial(0.001, 1e-3), Trial(0.001, 3e-4), Trial(0.003, 1e-3)],
+    ),
+    "ngcf": Bench(
+        recipe=replace(RECIPES["ngcf"], epochs=200),
+        evaluate_every=5,
+        patience=40,
+        base=[Trial(rate, l2) for rate in (0.001, 0.002) for l2 in (3e-4, 1e-3, 3e-3)],
+        middle=[Trial(0.002, 1e-3), Trial(0.002, 3e-4), Trial(0.001, 1e-3)],
+    ),
 }
 
 # The settings of a method's own that are tried, see `trials`.

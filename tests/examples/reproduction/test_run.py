@@ -14,8 +14,8 @@ from examples.reproduction.run import execute
 from examples.reproduction.run_settings import RunSettings, settings_of
 from examples.training import rankings
 
-NEUMF_METHODS = list(METHODS)
-LIGHTGCN_METHODS = [name for name in METHODS if name not in ("t_ce", "r_ce")]
+POINTWISE = ("neumf", "cdae")
+PAIRWISE = ("lightgcn", "ngcf")
 
 
 def short(model: str, method: str, condition: str = "natural", epochs: int = 2) -> RunSettings:
@@ -25,8 +25,8 @@ def short(model: str, method: str, condition: str = "natural", epochs: int = 2) 
 
 @pytest.mark.parametrize(
     ("model", "method"),
-    [("neumf", method) for method in NEUMF_METHODS]
-    + [("lightgcn", method) for method in LIGHTGCN_METHODS],
+    [(model, method) for model in POINTWISE for method in METHODS]
+    + [(model, name) for model in PAIRWISE for name in METHODS if name not in ("t_ce", "r_ce")],
 )
 def test_every_method_runs_and_repeats_itself(
     model: str, method: str, small_data: InteractionData
