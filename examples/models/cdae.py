@@ -109,7 +109,11 @@ def pair_l2(model: CDAE, batch: LabelledPairs) -> Tensor:
     Source: Wu et al. 2016, Eq. 8, per batch instead of over all parameters.
     """
     users, items, _ = batch
-    # Norms of whole tables, then their entries: most rows of a table occur more than once.
-    of_users = model.user_nodes.weight.square().sum(dim=1)
-    of_items = model.output_items.weight.square().sum(dim=1) + model.output_bias.square()
-    return (of_users[users] + of_items[items]).sum() / (2 * len(users))
+    # Each row once, times how often it occurs: a batch of whole users names few of them.
+    distinct_users, of_users = torch.unique(users, return_counts=True)
+    distinct_items, of_items = torch.unique(items, return_counts=True)
+    user_squares = model.user_nodes(distinct_users).square().sum(dim=1)
+    item_squares = model.output_items(distinct_items).square().sum(dim=1)
+    item_squares = item_squares + model.output_bias[distinct_items].square()
+    total: Tensor = (of_users * user_squares).sum() + (of_items * item_squares).sum()
+    return total / (2 * len(users))
