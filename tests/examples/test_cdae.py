@@ -121,10 +121,12 @@ def test_gradients_pass_gradcheck_once_and_twice() -> None:
 
 def test_pair_l2_is_half_the_mean_squared_norm_of_what_the_pairs_touch() -> None:
     cdae = model()
-    batch = (torch.tensor([0, 0]), torch.tensor([2, 3]), torch.ones(2))
+    batch = (torch.tensor([0, 0, 4]), torch.tensor([2, 3, 2]), torch.ones(3))
     nodes, items, bias = cdae.user_nodes.weight, cdae.output_items.weight, cdae.output_bias
-    rows = torch.cat([nodes[0], nodes[0], items[2], items[3], bias[2:4]])
-    torch.testing.assert_close(pair_l2(cdae, batch), 0.5 * rows.square().sum() / 2)
+    rows = torch.cat(
+        [nodes[0], nodes[0], nodes[4], items[2], items[3], items[2], bias[[2, 3, 2]]]
+    )
+    torch.testing.assert_close(pair_l2(cdae, batch), 0.5 * rows.square().sum() / 3)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])

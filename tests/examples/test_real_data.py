@@ -44,6 +44,8 @@ def test_the_folder_is_read_as_it_is_described(data: InteractionData) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_models_run_to_the_end_and_switch(data: InteractionData, name: str) -> None:
     recipe = replace(RECIPES[name], epochs=10, batch_size=2048)
+    if name == "ngcf":  # ten epochs are few at its own rate
+        recipe = replace(recipe, learning_rate=0.005)
     config = DenoiserConfig(history_length=8)
     run = train(recipe, data, denoise=True, seed=0, config=config, evaluate_every=10)
     assert run.denoiser is not None
