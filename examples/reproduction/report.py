@@ -38,12 +38,7 @@ def summary(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, Any]]:
                 "chosen": None if chosen is None else asdict(chosen),
                 "valid": mean(result.best_valid for result in results),
                 "best_epochs": [result.best_epoch for result in results],
-                "epoch_cpu_seconds": median(
-                    result.epoch_seconds
-                    if result.epoch_cpu_seconds is None
-                    else result.epoch_cpu_seconds
-                    for result in results
-                ),
+                "epoch_cpu_seconds": _median_cpu_seconds(results),
             }
             for metric in METRICS:
                 row[metric] = mean_and_spread([result.test[metric] for result in results])
@@ -96,6 +91,11 @@ def _values(done: tuple[Cell, list[RunResult] | None] | None) -> list[float]:
     return [result.test[MAIN_METRIC] for result in results or []]
 
 
+def _median_cpu_seconds(results: Sequence[RunResult]) -> float | None:
+    known = [result.epoch_cpu_seconds for result in results if result.epoch_cpu_seconds is not None]
+    return median(known) if known else None
+
+
 def _line(row: dict[str, Any]) -> str:
     cells = [row["method"]]
     cells += [f"{row[metric][0]:.4f} ± {row[metric][1]:.4f}" for metric in METRICS]
@@ -106,5 +106,6 @@ def _line(row: dict[str, Any]) -> str:
     options = "".join(f", {name} {value}" for name, value in chosen["options"].items())
     cells.append(f"lr {chosen['learning_rate']:g}, L2 {chosen['l2']:g}{options}")
     cells.append(", ".join(map(str, row["best_epochs"])))
-    cells.append(f"{row['epoch_cpu_seconds']:.2f}")
+    seconds = row["epoch_cpu_seconds"]
+    cells.append("" if seconds is None else f"{seconds:.2f}")
     return "| " + " | ".join(cells) + " |"
