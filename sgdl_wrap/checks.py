@@ -167,7 +167,7 @@ def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items
 
 
 def check_losses(losses: object, size: int | None, where: str) -> Tensor:
-    """Per-sample losses as they must be; returns their detached CPU copy.
+    """Refuses what per-sample losses must not be; returns their mean, with its graph.
 
     Args:
         losses: what `loss_fn` returned.
@@ -198,15 +198,15 @@ def check_losses(losses: object, size: int | None, where: str) -> Tensor:
             f"Expected losses with a gradient, got {losses.dtype} without one in {where}. "
             "Compute them from the model that loss_fn is given, outside torch.no_grad()."
         )
-    values = losses.detach().cpu()
-    extremes = torch.aminmax(values) if len(values) else ()  # NaN goes through to both
-    if not all(math.isfinite(value.item()) for value in extremes):
-        bad = int((~torch.isfinite(values)).sum())
-        raise LossError(
-            f"Expected finite losses, got {bad} NaN or Inf among {len(values)} in {where}. "
-            "Skip the batch, lower the learning rate, or look for log(0) in loss_fn."
-        )
-    return values
+    mean = losses.mean()
+    if not math.isfinite(mean.item()):  # one number tells, and waits for a GPU once
+        bad = int((~torch.isfinite(losses.detach())).sum())
+        if bad:  # else the sum alone was too large
+            raise LossError(
+                f"Expected finite losses, got {bad} NaN or Inf among {len(losses)} in {where}. "
+                "Skip the batch, lower the learning rate, or look for log(0) in loss_fn."
+            )
+    return mean
 
 
 def check_penalty(penalty: object) -> Tensor:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sgdl_wrap.batches.backlog import Backlog, Step, loss_values, step_sums, weight_values
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.checks import (
     check_evidence,
     check_kinds,
-    check_losses,
     check_model,
     check_optimizers,
     check_penalty,
@@ -26,6 +27,7 @@ from sgdl_wrap.checks import (
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import (
     BatchError,
+    DenoiserError,
     DenoiserWarning,
     InteractionsError,
     OrderError,
@@ -34,17 +36,15 @@ from sgdl_wrap.errors import (
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
-from sgdl_wrap.preflight import check_lookahead, is_sliceable
-from sgdl_wrap.random_streams import RandomStreams, foreign_streams_kept
+from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
-from sgdl_wrap.self_guided.phase import SelfGuidedPhase
+from sgdl_wrap.self_guided.phase import Samples, SelfGuidedPhase
+from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.state import broken_state_refused, check_header, header
-from sgdl_wrap.without_trace import evaluating, undisturbed
+from sgdl_wrap.user_code import ScoreFn, UserCode
 
 logger = logging.getLogger("sgdl_wrap")
-
-ScoreFn = Any  # (model, users, items) -> (K,) scores
 
 
 @dataclass
@@ -53,7 +53,6 @@ class _Pending:
 
     batch: Any
     pairs: Pairs
-    ids: Tensor  # (B,) int64, -1 where unobserved or unknown
     losses: Tensor | None = None  # with graph; Phase II computes them in before_step
     weights: Tensor | None = None
     versions: tuple[int, ...] = ()
@@ -111,14 +110,11 @@ class SelfGuidedDenoiser:
         self.config = config if config is not None else DenoiserConfig()
         self.enabled = enabled
         self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-        self._loss_fn = loss_fn
-        self._score_fn = score_fn
-        # what training consists of: the model, and the loss where that is a module too
-        self._modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
         check_kinds(loss_fn, score_fn, pair_fn, self.config)
+        self._user = UserCode(model, loss_fn, score_fn, seed=self.config.seed)
         if enabled:
             check_model(model)
-            check_optimizers(self._modules, self._optimizers)
+            check_optimizers(self._user.modules, self._optimizers)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
                 f"Expected interactions=(users, items), got {type(interactions).__name__}. "
@@ -127,13 +123,11 @@ class SelfGuidedDenoiser:
         users, items = interactions
         self.interactions = Interactions(users, items, n_items=n_items)
         self._read_pairs = PairReader(pair_fn)
-        self._streams = RandomStreams(self.config.seed)
+        self._backlog = Backlog()
         self._tracker = MemorizationTracker(self.interactions, self.config)
         self._detector = TransitionDetector(
             self.config.noise_rate_shift, self.config.switch_timeout
         )
-        self._lookahead: Lookahead | None = None  # built and tried at the first batch
-        self._sliceable: bool | None = None  # undecided until a batch of two rows or more
 
         self._history: list[EpochRecord] = []
         self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
@@ -144,11 +138,10 @@ class SelfGuidedDenoiser:
             check_evidence(self.interactions.counts, self.config)
             sample = slice(0, min(8, len(self.interactions)))
             check_scores(
-                self._score, self.interactions.users[sample], self.interactions.items[sample]
+                self._user.score, self.interactions.users[sample], self.interactions.items[sample]
             )
             if example_batch is not None:
-                pairs, _ = self._pairs(example_batch)
-                self._lookahead = self._try_loss(example_batch, len(pairs.users))
+                self._prepare(example_batch, self._read_pairs(example_batch))
 
     # ------------------------------------------------------------------ what a person reads
 
@@ -183,8 +176,12 @@ class SelfGuidedDenoiser:
 
         Raises:
             BatchError: pairs that cannot be read, or none of them known.
+            InteractionsError: ids out of range.
             LossError: losses of another shape than (B,), or not finite.
             OrderError: the batch before was not stepped on.
+
+        Pairs are looked up for many steps together: except for the first batch, one whose pairs
+        are unknown may be named by a later call, when it was trained on; nothing is noted of it.
         """
         if not self.enabled:
             return
@@ -194,20 +191,13 @@ class SelfGuidedDenoiser:
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
             )
         self._end_epoch_if_full()
+        if self._backlog.full:
+            self._write_down()
         self._epoch.begin()
-        pairs, ids = self._pairs(batch)
-        if self._lookahead is None:
-            self._lookahead = self._try_loss(batch, len(ids))
-        elif self._self_guided is not None and not self._lookahead.is_current():
-            check_optimizers(self._modules, self._optimizers)
-            self._lookahead = self._try_loss(batch, len(ids))
-        if self._sliceable is None:
-            self._sliceable = is_sliceable(
-                self._modules, self.model, self._loss_fn, batch, len(ids), self._streams
-            )
-        pending = _Pending(batch, pairs, ids)
+        pending = _Pending(batch, self._read_pairs(batch))
+        lookahead = self._prepare(batch, pending.pairs)
         if self._self_guided is not None:
-            self._guide(pending, self._self_guided, self._lookahead)
+            self._guide(pending, self._self_guided, lookahead)
         self._pending = pending
 
     def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
@@ -226,6 +216,8 @@ class SelfGuidedDenoiser:
                 nothing was changed.
             NoiseRateError, ScoreError, SwitchError: the step is done, but the epoch that ended
                 with it tells nothing; see :meth:`end_epoch`.
+            BatchError, InteractionsError: the step is done, but the batch named is left out; see
+                :meth:`before_step`.
         """
         if penalty is not None:
             penalty = check_penalty(penalty)
@@ -259,16 +251,11 @@ class SelfGuidedDenoiser:
 
         All ones in Phase I. The losses are taken in evaluation mode; nothing is recorded.
         """
-        self_guided = self._self_guided
-        pairs = None if self_guided is None else self._read_pairs(batch)
-        with self._aside(advance=False):
-            losses = self._loss_fn(self.model, batch)
-            check_losses(losses, None if pairs is None else len(pairs.users), "this batch")
-        if self_guided is None or pairs is None:
-            return torch.ones_like(losses)
-        ids = self._find(pairs)
-        features = self._tracker.features(ids, losses)
-        return self_guided.weights(features, ids, pairs.observed).to(losses.dtype)
+        if self._self_guided is None:
+            return torch.ones_like(self._user.losses_aside(batch, None))
+        pairs = self._read_pairs(batch)
+        losses = self._user.losses_aside(batch, len(pairs))
+        return self._weights(self._self_guided, pairs, losses, "this batch").to(losses.dtype)
 
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
@@ -284,6 +271,8 @@ class SelfGuidedDenoiser:
             NoiseRateError, ScoreError: the epoch is not ended and can be ended again.
             SwitchError: the epoch has ended, but Phase II cannot begin by time-out.
             OrderError: between before_step and step, or before any batch.
+            BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
+                and the epoch can be ended again.
         """
         if not self.enabled:
             return None
@@ -293,6 +282,7 @@ class SelfGuidedDenoiser:
                 "Call it after the loop over the loader."
             )
         self._explicit_epochs = True
+        self._write_down()
         if self._epoch.samples == 0:
             if self._history:
                 return self._history[-1]
@@ -312,22 +302,21 @@ class SelfGuidedDenoiser:
 
         Raises:
             OrderError: between before_step and step.
+            BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
+                and the state can be taken again.
         """
         if self._pending is not None:
             raise OrderError(
                 "Expected state_dict between steps, got it between before_step and step. "
                 "Save after step."
             )
+        self._write_down()
         return {
             **header(self.interactions, self.config, self.model, enabled=self.enabled),
             "history": [record.as_dict() for record in self._history],
             "tracker": self._tracker.state_dict(),
             "self_guided": None if self._self_guided is None else self._self_guided.state_dict(),
-            "streams": self._streams.state(),
-            "loss": {
-                "sliceable": self._sliceable,
-                "draws_foreign": self._streams.guard_foreign,
-            },
+            "user": self._user.state_dict(),
             "epoch": self._epoch.state_dict(),
             "explicit_epochs": self._explicit_epochs,
         }
@@ -344,89 +333,153 @@ class SelfGuidedDenoiser:
             tracker.load_state_dict(state["tracker"])
             self_guided = None
             if state["self_guided"] is not None:
-                self_guided = self._new_self_guided(state["self_guided"]["memorized"].cpu())
+                self_guided = self._new_self_guided(
+                    state["self_guided"]["memorized"].cpu().numpy()
+                )
                 self_guided.load_state_dict(state["self_guided"])
             history = [EpochRecord.from_dict(values) for values in state["history"]]
             epoch = EpochProgress.from_state(state["epoch"])
-            streams = RandomStreams(self.config.seed)
-            streams.restore(state["streams"])
-            streams.guard_foreign = bool(state["loss"]["draws_foreign"])
-            sliceable = state["loss"]["sliceable"]
+            explicit_epochs = bool(state["explicit_epochs"])
+            self._user.load_state_dict(state["user"])
         self._tracker, self._self_guided, self._history = tracker, self_guided, history
-        self._epoch, self._streams, self._sliceable = epoch, streams, sliceable
-        self._explicit_epochs = state["explicit_epochs"]
-        self._pending = None
+        self._epoch, self._explicit_epochs = epoch, explicit_epochs
+        self._backlog, self._pending = Backlog(), None
 
     # ------------------------------------------------------------------ one batch
 
-    def _pairs(self, batch: Any) -> tuple[Pairs, Tensor]:
-        pairs = self._read_pairs(batch)
-        ids = self._find(pairs)
-        if len(ids) == 0 or int(ids.max()) < 0:
+    def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead:
+        """What is tried at the first batch, and again when the model has changed."""
+        lookahead = self._user.lookahead
+        if lookahead is None or self._user.sliceable is None:
+            self._known(pairs, self._where())
+            return self._user.prepare(batch, len(pairs))
+        if self._self_guided is not None and not lookahead.is_current():
+            check_optimizers(self._user.modules, self._optimizers)
+            return self._user.renew(batch, len(pairs))
+        return lookahead
+
+    def _find(
+        self, users: np.ndarray, items: np.ndarray, observed: np.ndarray, where: str = "a batch"
+    ) -> np.ndarray:
+        """Ids of the samples' interactions, (B,) int64; -1 where unobserved or unknown."""
+        if observed.all():
+            return self.interactions.find(users, items, where=where)
+        # sampled negatives, most of a pointwise batch, need no look-up
+        rows = np.flatnonzero(observed)
+        ids = np.full(len(users), -1, dtype=np.int64)
+        ids[rows] = self.interactions.find(users[rows], items[rows], where=where)
+        return ids
+
+    def _known(self, pairs: Pairs, where: str) -> Samples:
+        """The samples of a batch of which some are known.
+
+        Raises:
+            BatchError: none is. InteractionsError: ids out of range.
+        """
+        samples = self._samples(pairs, where)
+        if samples.ids.max() < 0:
             raise BatchError(
-                f"Expected observed pairs in {self._where()}, got none of its {len(ids)} samples "
+                f"Expected observed pairs in {where}, got none of its {len(pairs)} samples "
                 "among the interactions. Pass the training interactions at construction, and "
                 "pair_fn=... if the batch's ids are numbered otherwise."
             )
-        return pairs, ids
-
-    def _find(self, pairs: Pairs) -> Tensor:
-        """Ids of the samples' interactions, (B,) int64; -1 where unobserved or unknown."""
-        if bool(pairs.observed.all()):
-            return self.interactions.find(pairs.users, pairs.items)
-        # sampled negatives, most of a pointwise batch, need no look-up
-        rows = pairs.observed.nonzero().squeeze(1)
-        found = self.interactions.find(pairs.users[rows], pairs.items[rows])
-        return torch.full_like(pairs.users, -1).index_copy_(0, rows, found)
-
-    def _try_loss(self, batch: Any, size: int) -> Lookahead:
-        """The preflight of the loss; nothing of the user's changes."""
-        lookahead = Lookahead(self.model, self._loss_fn)
-        self._streams.guard_foreign = check_lookahead(
-            self._modules, self.model, self._loss_fn, lookahead, batch, size, self._streams
-        )
-        return lookahead
-
-    def _losses(self, pending: _Pending) -> Tensor:
-        """L(θ) of the batch with its graph, checked and written down."""
-        losses = self._loss_fn(self.model, pending.batch)
-        values = check_losses(losses, len(pending.ids), self._where())
-        known = pending.ids >= 0
-        if bool(known.all()):
-            self._tracker.record(pending.ids, values)
-            observed = len(values)
-        else:
-            self._tracker.record(pending.ids[known], values[known])
-            observed = int(known.sum())
-        self._epoch.add(observed, values)
-        return losses
+        return samples
 
     def _guide(
         self, pending: _Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
     ) -> None:
         """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
-        lookahead.follow()
+        pairs, where = pending.pairs, self._where()
+        watching: AbstractContextManager[dict[int, list[Lookup]]] = nullcontext({})
+        if self_guided.learns_next:
+            lookahead.follow()
+            watching = lookahead.watching()
         with torch.enable_grad():
-            losses = self._losses(pending)
-            features = self._tracker.features(pending.ids, losses)
+            with watching as lookups:
+                losses, _ = self._user.losses(pending.batch, len(pairs), where)
             self_guided.guide(
-                pending.batch, losses, features,
-                pending.ids, pending.pairs.users, pending.pairs.items,
+                pending.batch, losses, lookups,
+                features=lambda: self._features(pairs, losses),
+                samples=lambda: self._known(pairs, where),
                 lookahead=lookahead,
-                streams=self._streams,
+                streams=self._user.streams,
                 assumed_lr=self._assumed_lr(),
                 outside_list=self._outside_list,
-                sliceable=bool(self._sliceable),
+                sliceable=bool(self._user.sliceable),
             )
         pending.losses = losses
-        pending.weights = self_guided.weights(features, pending.ids, pending.pairs.observed)
+        pending.weights = self._weights(self_guided, pairs, losses, where)
         pending.versions = _versions(lookahead)
+
+    def _features(self, pairs: Pairs, losses: Tensor) -> Tensor:
+        """What g reads of a batch's samples, (B, F)."""
+        if self.config.weight_inputs == ("loss",):
+            return losses.detach()[:, None]
+        self._write_down()  # what g reads of the past is all of it
+        return self._tracker.features(self._find(*pairs.arrays()), losses)
+
+    def _weights(
+        self, self_guided: SelfGuidedPhase, pairs: Pairs, losses: Tensor, where: str
+    ) -> Tensor:
+        """The samples' weights by the ψ of now, (B,), without graph."""
+        return self_guided.weights(
+            features=lambda: self._features(pairs, losses),
+            samples=lambda: self._samples(pairs, where),
+        )
+
+    def _samples(self, pairs: Pairs, where: str) -> Samples:
+        users, items, observed = pairs.arrays()
+        return Samples(self._find(users, items, observed, where), users, items, observed)
+
+    def _write_down(self) -> None:
+        """Notes what the steps of the backlog have shown.
+
+        Raises:
+            BatchError, InteractionsError: batches whose pairs are unknown, the first of them
+                named; the others are noted.
+        """
+        steps = self._backlog.take()
+        if self._noted(steps):
+            return
+        failures = []
+        for step in steps:  # one by one, to leave out and to name what is wrong
+            try:
+                self._known(step.pairs, step.where)
+                self._noted([step])
+            except DenoiserError as error:
+                failures.append(error)
+        first = failures[0]
+        if len(failures) > 1:
+            first = type(first)(f"{first} It is the first of {len(failures)} such batches.")
+        raise first
+
+    def _noted(self, steps: list[Step]) -> bool:
+        """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
+        if not steps:
+            return True
+        try:
+            ids = self._find(*Pairs.joined([step.pairs for step in steps]).arrays())
+        except InteractionsError:
+            return False
+        starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
+        known = ids >= 0
+        counts = np.add.reduceat(known, starts, dtype=np.int64)
+        if not counts.all():
+            return False
+        losses = loss_values(steps)
+        if self._tracker.smoothed is None:
+            self._tracker.record(ids[known], losses[known])
+        else:  # every visit of an interaction counts, one after the other
+            parts = (np.split(column, starts[1:]) for column in (ids, known, losses))
+            for some, seen, values in zip(*parts, strict=True):
+                self._tracker.record(some[seen], values[seen])
+        sums = (step_sums(values, starts) for values in (losses, weight_values(steps)))
+        self._epoch.add(len(ids), int(counts.sum()), *sums)
+        return True
 
     def _objective(self, batch: Any) -> Tensor:
         if not self.enabled:
-            losses = self._loss_fn(self.model, batch)
-            check_losses(losses, None, "this batch")
-            return losses.mean()
+            return self._user.losses(batch, None, "this batch")[1]
         pending = self._pending
         if pending is None:
             raise OrderError(
@@ -439,49 +492,31 @@ class SelfGuidedDenoiser:
                 "Pass the same object to both."
             )
         self._pending = None  # an error below leaves no half-done batch behind
-        if pending.losses is None or pending.weights is None:  # Phase I
-            losses = self._losses(pending)
-            self._epoch.weight_sum += len(losses)
-            return losses.mean()
-        if self._lookahead is not None and _versions(self._lookahead) != pending.versions:
-            raise OrderError(
-                "Expected unchanged parameters between before_step and step, got them changed. "
-                "Call before_step right before step."
-            )
-        self._epoch.weight_sum += float(pending.weights.sum(dtype=torch.float64))
-        return (pending.weights.to(pending.losses.dtype) * pending.losses).mean()
+        where = self._where()
+        losses, weights = pending.losses, pending.weights
+        if losses is None or weights is None:  # Phase I
+            losses, objective = self._user.losses(batch, len(pending.pairs), where)
+        else:
+            lookahead = self._user.lookahead
+            if lookahead is not None and _versions(lookahead) != pending.versions:
+                raise OrderError(
+                    "Expected unchanged parameters between before_step and step, got them "
+                    "changed. Call before_step right before step."
+                )
+            objective = (weights.to(losses.dtype) * losses).mean()
+        # copies, as losses may be a view of something large
+        kept = losses.detach().clone()
+        self._backlog.add(Step(where, pending.pairs.kept(), kept, weights))
+        self._epoch.batches += 1
+        return objective
 
-    def _outside_list(self, users: Tensor, items: Tensor) -> Tensor:
+    def _outside_list(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
-        cut = self._tracker.cut
-        known = users < len(cut)
-        cuts = torch.where(known, cut[users.clamp(max=len(cut) - 1)], torch.nan)
-        return self._score(users, items).cpu().float() < cuts  # never, where there is no cut
-
-    def _score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores of pairs in evaluation mode, without graph; leaves no trace."""
-        with self._aside():
-            users, items = users.to(self._device), items.to(self._device)
-            if self._score_fn is None:
-                scores: Tensor = self.model(users, items)
-            else:
-                scores = self._score_fn(self.model, users, items)
-        return scores
-
-    @contextmanager
-    def _aside(self, *, advance: bool = True) -> Iterator[None]:
-        """An evaluation that the plain loop would not make, and that leaves no trace."""
-        with (
-            undisturbed(self._modules, buffers=False),
-            evaluating(self._modules),
-            self._streams.own(self._device, advance=advance),
-            torch.no_grad(),
-        ):
-            yield
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        cut = self._tracker.cut.numpy()
+        cuts = np.where(users < len(cut), cut.take(users, mode="clip"), np.nan)
+        scores = self._user.score(torch.from_numpy(users), torch.from_numpy(items))
+        below: np.ndarray = scores.cpu().float().numpy() < cuts  # never, where there is no cut
+        return below
 
     def _assumed_lr(self) -> float:
         if self.config.assumed_lr is not None:
@@ -494,7 +529,12 @@ class SelfGuidedDenoiser:
     # ------------------------------------------------------------------ one epoch
 
     def _end_epoch_if_full(self) -> None:
-        if self._explicit_epochs or self._epoch.observed < self._epoch.ends_at:
+        # the backlog may hold negatives too, but no more observed samples than this
+        most = self._epoch.observed + self._backlog.samples
+        if self._explicit_epochs or most < self._epoch.ends_at:
+            return
+        self._write_down()
+        if self._epoch.observed < self._epoch.ends_at:
             return
         # should the end fail, its error comes once, and the next try an epoch later
         self._epoch.ends_at += self.interactions.rows
@@ -504,7 +544,7 @@ class SelfGuidedDenoiser:
         phase = self.phase
         with foreign_streams_kept():  # scikit-learn draws from them when it is first imported
             findings = self._tracker.examine(
-                self._score,
+                self._user.score,
                 with_noise_rate=phase is Phase.MEMORIZATION,
                 progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
             )
@@ -554,12 +594,12 @@ class SelfGuidedDenoiser:
         self._self_guided = self._new_self_guided(self._tracker.memorized_ids())
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
-    def _new_self_guided(self, memorized: Tensor) -> SelfGuidedPhase:
+    def _new_self_guided(self, memorized: np.ndarray) -> SelfGuidedPhase:
         return SelfGuidedPhase(
             memorized,
             len(self.interactions),
             self.config,
-            device=self._device,
+            device=self._user.device,
             dtype=torch.promote_types(next(self.model.parameters()).dtype, torch.float32),
         )
 

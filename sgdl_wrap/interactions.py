@@ -98,35 +98,45 @@ class Interactions:
         """N_u: observed items of each user, (n_users,) int64."""
         return self.starts.diff()
 
-    def find(self, users: Tensor, items: Tensor) -> Tensor:
-        """Ids of pairs, (B,) int64 on the CPU; -1 where the pair was never observed.
+    def find(
+        self, users: np.ndarray, items: np.ndarray, *, where: str = "a batch"
+    ) -> np.ndarray:
+        """Ids of pairs, (B,) int64; -1 where the pair was never observed.
+
+        Args:
+            users, items: (B,) int64.
+            where: names the batch in messages.
 
         Raises:
             InteractionsError: a negative id, or an item id past an `n_items` that was given.
         """
-        if users.numel() == 0:
-            return torch.empty(0, dtype=torch.int64)
-        low, high = map(int, torch.aminmax(items))
-        first_user, last_user = map(int, torch.aminmax(users))
-        low = min(low, first_user)
-        if low < 0:
+        if users.size == 0:
+            return np.empty(0, dtype=np.int64)
+        # as unsigned numbers, negative ids are the largest: one pass tells of both ends
+        last_user = int(users.view(np.uint64).max())
+        last_item = int(items.view(np.uint64).max())
+        if max(last_user, last_item) >= 2**63:
             raise InteractionsError(
-                f"Expected ids >= 0, got {low} in a batch. "
+                f"Expected ids >= 0, got {min(users.min(), items.min())} in {where}. "
                 "Number users and items as in `interactions`."
             )
-        if self.n_items_given and high >= self.n_items:
+        if self.n_items_given and last_item >= self.n_items:
             raise InteractionsError(
-                f"Expected item ids below n_items = {self.n_items}, got {high} in a batch. "
+                f"Expected item ids below n_items = {self.n_items}, got {last_item} in {where}. "
                 "Pass the n_items of the whole catalogue."
             )
+        keys = self.keys.numpy()
         queries = users * self.n_items + items
-        places = torch.searchsorted(self.keys, queries).clamp_(max=len(self.keys) - 1)
-        unknown = self.keys.index_select(0, places) != queries
-        if high >= self.n_items:  # such an item would alias the next user's first ones
-            unknown |= items >= self.n_items
+        places = keys.searchsorted(queries)
+        found = keys.take(places, mode="clip") == queries
+        if last_item >= self.n_items:  # such an item would alias the next user's first ones
+            found &= items < self.n_items
         if last_user >= self.n_users:  # such a user's key may wrap around
-            unknown |= users >= self.n_users
-        return places.masked_fill_(unknown, -1)
+            found &= users < self.n_users
+        if not found.all():
+            places[~found] = -1
+        ids: np.ndarray = places
+        return ids
 
     def unobserved(self, users: Tensor, ranks: Tensor) -> Tensor:
         """The `ranks`-th item (from 0, by id) that each user has not been observed with.

@@ -6,7 +6,7 @@ restored, random streams untouched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,11 @@ from sgdl_wrap.batches.trees import has_rows, take_rows
 from sgdl_wrap.checks import ATTEMPTED, check_losses
 from sgdl_wrap.errors import UnsupportedModelError
 from sgdl_wrap.random_streams import RandomStreams, foreign_fingerprint
-from sgdl_wrap.self_guided.lookahead import (
-    Lookahead,
-    LossFn,
-    gradient_products,
-    vector_jacobian,
-)
+from sgdl_wrap.self_guided.gradients import gradient_products, vector_jacobian
+from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.without_trace import evaluating, swapped, undisturbed
+
+_PIECE = 1 << 20  # elements compared at once
 
 
 def check_lookahead(
@@ -108,7 +106,8 @@ def check_lookahead(
                 "Use the parameter through the model that loss_fn is given."
             )
     pairs = zip(found, direction, strict=True)
-    total = torch.stack([(_dense(g.detach()) * d).sum() for g, d in pairs])
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.stack([sum(((a * b).sum() for a, b in _pieces(g, d)), zero) for g, d in pairs])
     if not _close(products.sum(), total.sum(), tolerance, scale=total.abs().sum()):
         raise UnsupportedModelError(
             "Expected a loss that can be differentiated twice, got a second derivative that is "
@@ -169,18 +168,26 @@ def _close(
     found: Tensor, expected: Tensor, tolerance: float, scale: Tensor | None = None
 ) -> bool:
     """Equal up to rounding, measured against `scale` or else the largest value expected."""
-    found, expected = _dense(found), _dense(expected)
-    if not expected.numel():
-        return True
-    size = expected.abs().max() if scale is None else scale.double()
-    return bool((found - expected).abs().max() <= tolerance * size + 1e-12)
+    gap, size = _extent(found, expected)
+    return gap <= tolerance * (size if scale is None else float(scale)) + 1e-12
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:
-    found, expected = _dense(found), _dense(expected)
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    gap, size = _extent(found, expected)
+    return gap / max(size, 1e-30)
 
 
-def _dense(values: Tensor) -> Tensor:
-    """float64, and dense where nn.Embedding(sparse=True) gave a sparse gradient."""
-    return (values.to_dense() if values.is_sparse else values).double()
+def _extent(found: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest difference, and the largest value expected; NaN comes through."""
+    gap, size = torch.zeros(()), torch.zeros(())
+    for a, b in _pieces(found, expected):
+        gap = torch.maximum(gap, (a - b).abs().max().cpu())
+        size = torch.maximum(size, b.abs().max().cpu())
+    return float(gap), float(size)
+
+
+def _pieces(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """The same stretch of each, in float64: of a large table, no copy in double is held."""
+    flat = [(t.to_dense() if t.is_sparse else t).detach().reshape(-1) for t in tensors]
+    for first in range(0, len(flat[0]), _PIECE):
+        yield [values[first : first + _PIECE].double() for values in flat]

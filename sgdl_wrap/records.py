@@ -6,8 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from sgdl_wrap.memorization.transition import Phase
 
@@ -48,7 +47,10 @@ class EpochRecord:
 
 @dataclass
 class EpochProgress:
-    """The epoch under way; it ends by itself when `observed` reaches `ends_at`."""
+    """The epoch under way; it ends by itself when `observed` reaches `ends_at`.
+
+    Batches are counted when they are stepped on, the rest when steps are written down.
+    """
 
     ends_at: int
     observed: int = 0
@@ -64,12 +66,15 @@ class EpochProgress:
         if self._started is None:
             self._started = time.perf_counter()
 
-    def add(self, observed: int, losses: Tensor) -> None:
-        """Counts one batch."""
+    def add(
+        self, samples: int, observed: int, loss_sums: np.ndarray, weight_sums: np.ndarray
+    ) -> None:
+        """Counts the samples of steps that were written down; sums are given by step."""
+        self.samples += samples
         self.observed += observed
-        self.samples += len(losses)
-        self.batches += 1
-        self.loss_sum += float(losses.sum(dtype=torch.float64))
+        for loss_sum, weight_sum in zip(loss_sums.tolist(), weight_sums.tolist(), strict=True):
+            self.loss_sum += loss_sum
+            self.weight_sum += weight_sum
 
     def seconds(self) -> float:
         """Wall time since the first batch."""

@@ -12,10 +12,10 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions
 
-FORMAT = 1
+FORMAT = 2
 _KEYS = {
     "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
-    "self_guided", "streams", "loss", "epoch", "explicit_epochs",
+    "self_guided", "user", "epoch", "explicit_epochs",
 }  # fmt: skip
 
 

@@ -18,11 +18,11 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     flags = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for module, _ in flags:
-            module.training = False
+            vars(module)["training"] = False  # nn.Module's own way takes ten times as long
         yield
     finally:
         for module, training in flags:
-            module.training = training
+            vars(module)["training"] = training
 
 
 @contextmanager
@@ -33,24 +33,23 @@ def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterat
         buffers: False where nothing writes to them, as in evaluation mode.
     """
     kept = []
+    copies = []
     for module in (module for root in modules for module in root.modules()):
-        copies = {
-            name: (buffer, buffer.detach().clone())
-            for name, buffer in module._buffers.items()
-            if buffers and buffer is not None and buffer.layout == torch.strided
-        }
-        kept.append((module, dict(vars(module)), dict(module._buffers), copies))
+        kept += [(vars(module), dict(vars(module))), (module._buffers, dict(module._buffers))]
+        if buffers:
+            strided = (b for b in module._buffers.values() if b is not None)
+            copies += [(b, b.detach().clone()) for b in strided if b.layout == torch.strided]
     try:
         yield
     finally:
-        for module, attributes, all_buffers, copies in kept:
-            for name in set(vars(module)) - set(attributes):
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
-            module._buffers.update(all_buffers)
-            with torch.no_grad():
-                for buffer, copy in copies.values():
-                    buffer.copy_(copy)
+        for now, before in kept:
+            now.update(before)
+            if len(now) > len(before):  # something was added
+                for name in set(now) - set(before):
+                    del now[name]
+        with torch.no_grad():
+            for buffer, copy in copies:
+                buffer.copy_(copy)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ draws nothing from the caller's random streams.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from examples.models.lightgcn import LightGCN, bpr_loss
 from examples.models.neumf import NeuMF, bce_loss
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
 N_USERS, N_ITEMS, WIDTH = 12, 15, 8
 
@@ -351,6 +353,32 @@ def tiny_neumf(data: TinyData, seed: int = 5, dropout: float = 0.0) -> NeuMF:
         return NeuMF(data.n_users, data.n_items, embedding_dim=8, n_layers=2, dropout=dropout)
 
 
+def tiny_batchnorm(data: TinyData, seed: int = 5) -> BatchNormScorer:
+    with seeded(seed):
+        return BatchNormScorer(data.n_users, data.n_items)
+
+
+# ------------------------------------------------------------------ denoisers of it
+
+WATCHING = DenoiserConfig(history_length=50)  # no switch in so few epochs
+SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9)  # after the first epoch
+
+
+def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:
+    """A denoiser of a lightgcn, neumf (with dropout) or batchnorm; `changes` go before all."""
+    if kind == "lightgcn":
+        loss_fn, make_model = bpr_loss, tiny_lightgcn
+    elif kind == "neumf":
+        loss_fn, make_model = bce_loss, functools.partial(tiny_neumf, dropout=0.2)
+    else:
+        loss_fn, make_model = bce_loss, tiny_batchnorm
+    arguments: dict[str, Any] = {"interactions": data.tensors(), "n_items": data.n_items}
+    arguments.update(changes)
+    model = arguments.pop("model", None) or make_model(data)
+    optimizer = arguments.pop("optimizer", None) or torch.optim.Adam(model.parameters(), lr=0.02)
+    return SelfGuidedDenoiser(model, optimizer, arguments.pop("loss_fn", loss_fn), **arguments)
+
+
 # ------------------------------------------------------------------ comparing
 
 
@@ -367,6 +395,15 @@ def snapshot(model: nn.Module, *optimizers: torch.optim.Optimizer) -> dict[str, 
         "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
         "optimizers": [_copied(o.state_dict()) for o in optimizers],
     }
+
+
+def without(tree: Any, *names: str) -> Any:
+    """A tree of dicts, lists and tuples without the entries of these names, at any depth."""
+    if isinstance(tree, dict):
+        return {k: without(v, *names) for k, v in tree.items() if k not in names}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(without(value, *names) for value in tree)
+    return tree
 
 
 def assert_identical(found: Any, expected: Any, where: str = "root") -> None:

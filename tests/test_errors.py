@@ -32,6 +32,8 @@ from sgdl_wrap import (
     UnsupportedModelError,
 )
 from tests.models_zoo import (
+    SWITCHING,
+    WATCHING,
     MLPScorer,
     assert_identical,
     labelled_epoch,
@@ -39,12 +41,12 @@ from tests.models_zoo import (
     snapshot,
     stream_states,
     tiny_data,
+    tiny_denoiser,
     tiny_lightgcn,
     triple_epoch,
+    without,
 )
 
-WATCHING = DenoiserConfig(history_length=50)
-SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9)  # after the first epoch
 DATA = tiny_data()
 BATCHES = [batch for epoch in range(3) for batch in triple_epoch(DATA, epoch)]
 PER_EPOCH = len(BATCHES) // 3
@@ -219,11 +221,7 @@ def test_a_penalty_that_is_no_scalar_tensor_is_refused(phase: Phase, penalty: An
 
 
 def build(**changes: Any) -> SelfGuidedDenoiser:
-    model = changes.pop("model", None) or tiny_lightgcn(DATA)
-    arguments: dict[str, Any] = {"interactions": DATA.tensors(), "n_items": DATA.n_items}
-    arguments.update(changes)
-    optimizer = arguments.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1)
-    return SelfGuidedDenoiser(model, optimizer, arguments.pop("loss_fn", bpr_loss), **arguments)
+    return tiny_denoiser(DATA, **changes)
 
 
 ONES = torch.ones(3, dtype=torch.int64)
@@ -252,43 +250,177 @@ def test_wrong_interactions_are_refused_at_construction(kind: str) -> None:
 
 @PHASES
 @pytest.mark.parametrize(
-    ("spoil", "error", "message"),
+    ("spoil", "message"),
     [
+        (lambda u, i, j: (u.float(), i, j), r"^Expected a batch like \(users, items\).*pair_fn"),
+        (lambda u, i, j: [u, i, j, j], r"^Expected a batch like .*Pass pair_fn="),
+        (lambda u, i, j: {"x": u}, r"got dict with keys \['x'\]\. Pass pair_fn="),
+        (lambda u, i, j: object(), r"got object\. Pass pair_fn=\.\.\."),
         (
-            lambda u, i, j: (-1 - u, i, j),
-            InteractionsError,
-            r"^Expected ids >= 0, got -\d+ in a batch\. Number users and items as in",
+            lambda u, i, j: (u[:0], i[:0], j[:0]),
+            r"^Expected samples in a batch, got none\. Leave empty batches out\.$",
         ),
-        (
-            lambda u, i, j: (u, i + 1000, j),
-            InteractionsError,
-            r"^Expected item ids below n_items = 30, got 10\d\d in a batch\.",
-        ),
-        (
-            lambda u, i, j: (u + 1000, i, j),
-            BatchError,
-            r"^Expected observed pairs in batch \d of epoch \d, got none of its 50 samples",
-        ),
-        (
-            lambda u, i, j: (u.float(), i, j),
-            BatchError,
-            r"^Expected a batch like \(users, items\).*pair_fn",
-        ),
-        (lambda u, i, j: [u, i, j, j], BatchError, r"^Expected a batch like .*Pass pair_fn="),
-        (lambda u, i, j: {"x": u}, BatchError, r"got dict with keys \['x'\]\. Pass pair_fn="),
-        (lambda u, i, j: object(), BatchError, r"got object\. Pass pair_fn=\.\.\."),
     ],
-    ids=["negative", "past n_items", "unknown", "floats", "four columns", "mapping", "opaque"],
+    ids=["floats", "four columns", "mapping", "opaque", "empty"],
 )
 def test_a_batch_whose_pairs_cannot_be_read_is_refused(
-    phase: Phase, spoil: Any, error: type[Exception], message: str
+    phase: Phase, spoil: Any, message: str
 ) -> None:
     scene = Scene(phase)
     if phase is Phase.MEMORIZATION:
         scene.train()
     batch = next(scene.batches)
-    with scene.refused(error, message):
+    with scene.refused(BatchError, message):
         scene.denoiser.before_step(spoil(*batch))
+    scene.goes_on()
+
+
+class Misread(Scene):
+    """Its batches are trained on as they are, and their pairs are taken for others."""
+
+    def __init__(self, phase: Phase = Phase.MEMORIZATION, **changes: Any) -> None:
+        self.misread: Callable[[Tensor, Tensor], Any] = lambda users, items: (users, items)
+        super().__init__(
+            phase, pair_fn=lambda batch: self.misread(batch[0], batch[1]), **changes
+        )
+
+    def train_misread(self, kind: str) -> None:
+        self.misread = UNKNOWN[kind][0]
+        try:
+            self.train()
+        finally:
+            self.misread = lambda users, items: (users, items)
+
+
+UNKNOWN: dict[str, tuple[Callable[[Tensor, Tensor], Any], type[Exception], str]] = {
+    "negative": (
+        lambda users, items: (-1 - users, items),
+        InteractionsError,
+        r"^Expected ids >= 0, got -\d+ in {where}\. Number users and items as in `interactions`\.",
+    ),
+    "past n_items": (
+        lambda users, items: (users, items + 1000),
+        InteractionsError,
+        r"^Expected item ids below n_items = 30, got 10\d\d in {where}\. Pass the n_items of the "
+        r"whole catalogue\.",
+    ),
+    "unknown": (
+        lambda users, items: (users + 1000, items),
+        BatchError,
+        r"^Expected observed pairs in {where}, got none of its 50 samples among the "
+        r"interactions\. Pass the training interactions at construction, and pair_fn=\.\.\. if "
+        r"the batch's ids are numbered otherwise\.",
+    ),
+}
+MISREAD = pytest.mark.parametrize("kind", UNKNOWN)
+
+
+@MISREAD
+def test_unknown_pairs_in_the_first_batch_are_refused_at_once(kind: str) -> None:
+    _, error, message = UNKNOWN[kind]
+    scene = Misread()
+    with scene.refused(error, message.format(where="batch 1 of epoch 1") + "$"):
+        scene.train_misread(kind)
+    scene.goes_on()
+
+
+@MISREAD
+def test_unknown_pairs_in_an_example_batch_are_refused_at_construction(kind: str) -> None:
+    misread, error, message = UNKNOWN[kind]
+    with pytest.raises(error, match=message.format(where="batch 1 of epoch 1") + "$"):
+        build(
+            pair_fn=lambda batch: misread(*batch[:2]), example_batch=BATCHES[0], config=WATCHING
+        )
+
+
+@MISREAD
+def test_unknown_pairs_are_refused_at_once_where_they_guide(kind: str) -> None:
+    _, error, message = UNKNOWN[kind]
+    scene = Misread(Phase.SELF_GUIDED)
+    with scene.refused(error, message.format(where="batch 3 of epoch 2") + "$"):
+        scene.train_misread(kind)
+    scene.goes_on()
+
+
+@MISREAD
+@pytest.mark.parametrize("call", ["end_epoch", "state_dict", "before_step", "step"])
+def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
+    call: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The good batches before and after are noted as if the other had not been."""
+    _, error, message = UNKNOWN[kind]
+    named = message.format(where="batch 2 of epoch 1") + "$"
+    scene = Misread(config=WATCHING.but(noise_rate=0.1))
+    scene.train()
+    scene.train_misread(kind)  # trained on, and not yet looked up
+    scene.train()
+    expected = SelfGuidedDenoiser(
+        scene.model, scene.optimizer, bpr_loss, interactions=DATA.tensors(),
+        n_items=DATA.n_items, config=scene.denoiser.config,
+    )  # fmt: skip
+    for step in (scene.denoiser._backlog._steps[0], scene.denoiser._backlog._steps[2]):
+        expected._backlog.add(step)
+    expected._epoch.batches = 3
+    if call == "before_step":
+        monkeypatch.setattr("sgdl_wrap.batches.backlog.CAPACITY", 150)
+        with scene.refused(error, named):
+            scene.denoiser.before_step(BATCHES[3])
+    elif call == "step":  # 180 samples of 180 might have been observed
+        before = snapshot(scene.model)["parameters"]
+        with pytest.raises(error, match=named):
+            scene.train()
+        with pytest.raises(AssertionError):  # the step is done
+            assert_identical(snapshot(scene.model)["parameters"], before)
+        assert scene.denoiser.history == []
+        return
+    else:
+        with scene.refused(error, named):
+            getattr(scene.denoiser, call)()
+    assert scene.denoiser.history == []
+    found = scene.denoiser.state_dict()
+    assert found["epoch"]["observed"] == 100
+    assert found["epoch"]["samples"] == 100
+    want = expected.state_dict()
+    assert_identical(found["tracker"], want["tracker"])
+    assert_identical(without(found["epoch"], "seconds"), without(want["epoch"], "seconds"))
+    scene.goes_on()
+    record = scene.denoiser.end_epoch()
+    assert record is not None
+    assert record.epoch == 1
+
+
+def test_an_epoch_ends_by_itself_after_a_batch_of_it_was_left_out() -> None:
+    scene = Misread(config=WATCHING.but(noise_rate=0.1))
+    scene.train()
+    scene.train_misread("unknown")
+    scene.train()
+    with pytest.raises(BatchError, match="in batch 2 of epoch 1, got none of its 50"):
+        scene.train()  # 130 of 180 are known by now
+    scene.train()  # 50 more
+    assert [record.epoch for record in scene.denoiser.history] == [1]
+
+
+def test_the_first_of_several_unknown_batches_is_named_and_the_others_are_counted() -> None:
+    scene = Misread(config=WATCHING.but(noise_rate=0.1))
+    scene.train()
+    for kind in ("unknown", "negative"):
+        scene.train_misread(kind)
+    with scene.refused(
+        BatchError, r"in batch 2 of epoch 1, got none .* It is the first of 2 such batches\.$"
+    ):
+        scene.denoiser.end_epoch()
+    scene.goes_on()
+    assert scene.denoiser.end_epoch() is not None
+
+
+@pytest.mark.parametrize("kind", ["negative", "past n_items"])
+def test_ids_out_of_range_are_refused_at_once_where_the_memorized_alone_are_trained_on(
+    kind: str,
+) -> None:
+    _, error, message = UNKNOWN[kind]
+    scene = Misread(Phase.SELF_GUIDED, config=SWITCHING.but(denoising_learning=False))
+    with scene.refused(error, message.format(where="batch 3 of epoch 2") + "$"):
+        scene.train_misread(kind)
     scene.goes_on()
 
 
@@ -440,8 +572,12 @@ def test_two_before_steps_are_refused_and_the_first_stands(phase: Phase) -> None
 @PHASES
 def test_a_batch_can_be_skipped(phase: Phase) -> None:
     scene = Scene(phase)
+    known = scene.denoiser.state_dict()
     scene.denoiser.before_step(next(scene.batches))
     scene.denoiser.skip_batch()
+    skipped = scene.denoiser.state_dict()
+    for part in ("tracker", "epoch", "history"):  # nothing of it was written down
+        assert_identical(without(skipped[part], "seconds"), without(known[part], "seconds"))
     scene.goes_on()
 
 

@@ -18,7 +18,11 @@ PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 11)), min_size=1, m
 EXTRA = st.one_of(st.none(), st.integers(0, 4))  # items past the largest observed, or not given
 
 
-def ids(values: list[int]) -> Tensor:
+def ids(values: list[int]) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def places(values: list[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
 
 
@@ -84,22 +88,23 @@ def test_unobserved_enumerates_the_complement_of_each_user(pairs, extra):
             ranks.append(rank)
             expected.append(item)
     # handed over backwards, so that users need not come sorted
-    answer = found.unobserved(ids(users[::-1]), ids(ranks[::-1]))
+    answer = found.unobserved(places(users[::-1]), places(ranks[::-1]))
     assert answer.dtype == torch.int64
     assert answer.tolist() == expected[::-1]
 
 
 def test_unobserved_of_a_subset_of_users_needs_no_other_user():
     found = Interactions([0, 0, 3, 3, 3, 7], [0, 1, 1, 2, 4, 5], n_items=6)
-    assert found.unobserved(ids([3, 3, 3]), ids([0, 1, 2])).tolist() == [0, 3, 5]
-    assert found.unobserved(ids([5]), ids([4])).tolist() == [4]  # a user without interactions
+    assert found.unobserved(places([3, 3, 3]), places([0, 1, 2])).tolist() == [0, 3, 5]
+    assert found.unobserved(places([5]), places([4])).tolist() == [4]  # a user without interactions
 
 
 def test_look_up_and_complement_of_nothing_are_empty():
     found = Interactions([0, 1], [2, 3])
-    for answer in (found.find(ids([]), ids([])), found.unobserved(ids([]), ids([]))):
-        assert answer.shape == (0,)
-        assert answer.dtype == torch.int64
+    looked_up, complement = found.find(ids([]), ids([])), found.unobserved(places([]), places([]))
+    assert looked_up.shape == complement.shape == (0,)
+    assert looked_up.dtype == np.int64
+    assert complement.dtype == torch.int64
 
 
 def test_item_past_an_inferred_catalogue_never_aliases_the_next_user():
@@ -268,6 +273,9 @@ def test_look_up_refuses_negative_ids():
         found.find(ids([0, -2]), ids([0, 0]))
     with pytest.raises(InteractionsError, match=sentence):
         found.find(ids([0, 0]), ids([0, -2]))
+    named = r"Expected ids >= 0, got -2 in batch 3 of epoch 1\. Number users and items as in"
+    with pytest.raises(InteractionsError, match=named):
+        found.find(ids([0, -2]), ids([0, 0]), where="batch 3 of epoch 1")
 
 
 def test_look_up_refuses_items_past_a_given_catalogue():
@@ -278,6 +286,17 @@ def test_look_up_refuses_items_past_a_given_catalogue():
         r"the n_items of the whole catalogue\."
     ):  # fmt: skip
         found.find(ids([0, 1]), ids([6, 3]))
+    with pytest.raises(
+        InteractionsError, match=r"Expected item ids below n_items = 6, got 6 in batch 3 of epoch 1"
+    ):
+        found.find(ids([0, 1]), ids([6, 3]), where="batch 3 of epoch 1")
+
+
+def test_look_up_leaves_its_arguments_as_they_are():
+    users, items = ids([1, 0, 7]), ids([3, 2, 1])
+    Interactions([0, 1], [0, 3]).find(users, items)
+    assert users.tolist() == [1, 0, 7]
+    assert items.tolist() == [3, 2, 1]
 
 
 @pytest.fixture

@@ -20,20 +20,21 @@ from examples.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
 from sgdl_wrap.self_guided.weighting import WeightingFunction
 from tests.models_zoo import (
-    BatchNormScorer,
+    SWITCHING,
+    WATCHING,
     TinyData,
     assert_identical,
     seeded,
     snapshot,
     stream_states,
+    tiny_batchnorm,
     tiny_data,
     tiny_lightgcn,
     tiny_neumf,
+    without,
 )
 
 EPOCHS = 4
-WATCHING = DenoiserConfig(history_length=50)  # no switch in so few epochs
-SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9)  # after the first epoch
 Penalty = Callable[[nn.Module, Any], Tensor]
 
 
@@ -51,8 +52,7 @@ class Setting:
             self.model = tiny_lightgcn(self.data)
             self.penalty = lambda model, batch: 0.01 * ego_l2(model, batch)
         else:
-            with seeded(5):
-                self.model = BatchNormScorer(self.data.n_users, self.data.n_items)
+            self.model = tiny_batchnorm(self.data)
         self.loss_fn = bce_loss if self.labelled else bpr_loss
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02, weight_decay=1e-4)
 
@@ -68,13 +68,7 @@ class Setting:
         yield from _drawn_batches(self.data, self.labelled)
 
     def outcome(self) -> tuple[Any, ...]:
-        return snapshot_without_storage(self.model, self.optimizer), stream_states()
-
-
-def snapshot_without_storage(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    found = snapshot(model, optimizer)
-    del found["storages"]
-    return found
+        return without(snapshot(self.model, self.optimizer), "storages"), stream_states()
 
 
 def _drawn_batches(data: TinyData, labelled: bool) -> Iterator[Any]:
@@ -271,7 +265,7 @@ def test_a_loss_that_draws_from_numpy_and_random_finds_its_streams_untouched(
                 for batch in _drawn_batches(data, labelled=True):
                     denoiser.before_step(batch)
                     denoiser.step(batch)
-            outcomes.append((snapshot_without_storage(model, optimizer), stream_states()))
+            outcomes.append((without(snapshot(model, optimizer), "storages"), stream_states()))
     assert_identical(outcomes[1], outcomes[0])
 
 

@@ -224,11 +224,11 @@ def test_a_first_batch_of_one_row_does_not_decide_how_guidance_is_kept() -> None
     single = tuple(column[:1] for column in batches(40)[0])
     denoiser.before_step(single)
     denoiser.step(single)
-    assert denoiser.state_dict()["loss"]["sliceable"] is None
+    assert denoiser.state_dict()["user"]["sliceable"] is None
     batch = batches(40)[0]
     denoiser.before_step(batch)
     denoiser.step(batch)
-    assert denoiser.state_dict()["loss"]["sliceable"] is True
+    assert denoiser.state_dict()["user"]["sliceable"] is True
 
 
 def test_resuming_before_a_batch_of_one_row_is_bit_identical() -> None:
@@ -273,11 +273,12 @@ BROKEN = {
     "an unknown phase": _with("third", "history", 0, "phase"),
     "an epoch without samples": _without("epoch", "samples"),
     "an epoch with more": _with(1, "epoch", "more"),
-    "no streams": _with({}, "streams"),
-    "a stream that is none": _with(torch.zeros(3, dtype=torch.uint8), "streams", "cpu"),
+    "no streams": _without("user", "streams"),
+    "a stream that is none": _with(torch.zeros(3, dtype=torch.uint8), "user", "streams", "cpu"),
     "ids past the last": _with(torch.tensor([10**6]), "self_guided", "memorized"),
     "no weighting function": _without("self_guided", "learner", "weighting"),
-    "nothing of the loss": _with({}, "loss"),
+    "nothing of the loss": _without("user", "sliceable"),
+    "nothing of the user's": _with({}, "user"),
 }
 
 

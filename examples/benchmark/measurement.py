@@ -12,7 +12,7 @@ import torch
 
 from examples.benchmark.memory import peak_mib
 from examples.benchmark.naive import sample_gradient_ms
-from examples.benchmark.timing import CYCLE, Spread, in_turn
+from examples.benchmark.timing import CYCLE, LARGE_CYCLE, Spread, in_turn
 from examples.benchmark.variants import (
     Step,
     denoised,
@@ -33,7 +33,8 @@ def measure(workload: Workload, *, threads: int, steps: int) -> dict[str, Any]:
 
     Args:
         threads: of torch.
-        steps: measured of each variant, in rounds of CYCLE; at most three rounds in a large case.
+        steps: measured of each variant, in rounds of CYCLE; in a large case in at most three
+            rounds of LARGE_CYCLE.
 
     Returns:
         A row as it stands in the JSON: the case, `plain_ms`, under `steps` each variant's median,
@@ -99,7 +100,8 @@ def _measure_group(
             row["failed"][name] = f"{type(error).__name__}: {error}"
             print(f"{row['row']}, {name}: {row['failed'][name]}", file=sys.stderr)
             steps.pop(name, None)
-    times = in_turn(steps, workload.batches, rounds)
+    cycle = LARGE_CYCLE if workload.case.large else CYCLE
+    times = in_turn(steps, workload.batches, rounds, cycle)
     plain = Spread.of(times.pop("plain"))
     row["plain_ms"] = row["plain_ms"] or asdict(plain)  # of the first group, beside Phase I
     for name, taken in times.items():

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from examples.batches import Batch
 from examples.benchmark.variants import Step
 
-CYCLE = 10  # steps in a row: a multiple of every guidance_interval, as steps differ within one
+# Steps in a row: a multiple of every guidance_interval, as steps differ within one, and enough
+# for a variant to have its code and data in the processor's cache, as training has.
+CYCLE = 40
+LARGE_CYCLE = 8  # where a step takes so long that the cache does not matter
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,18 @@ def milliseconds(step: Step, batches: Sequence[Batch]) -> float:
 
 
 def in_turn(
-    steps: Mapping[str, Step], batches: Sequence[Batch], rounds: int
+    steps: Mapping[str, Step], batches: Sequence[Batch], rounds: int, cycle: int = CYCLE
 ) -> dict[str, list[float]]:
-    """The times of every variant, CYCLE steps each a round; who begins changes with the round.
+    """The times of every variant, `cycle` steps each a round; who begins changes with the round.
 
     Whatever slows the machine for a while slows all of them, and medians drop what hits one.
     """
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_number in range(rounds):
-        start = round_number * CYCLE
-        cycle = [batches[(start + place) % len(batches)] for place in range(CYCLE)]
+        start = round_number * cycle
+        taken = [batches[(start + place) % len(batches)] for place in range(cycle)]
         first = round_number % len(names)
         for name in names[first:] + names[:first]:
-            times[name].append(milliseconds(steps[name], cycle))
+            times[name].append(milliseconds(steps[name], taken))
     return times

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +26,50 @@ _LABEL_KEYS = ("label", "labels")
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a batch's samples, on the CPU.
+    """The pairs of a batch's samples, where the batch is: nothing waits for a GPU.
 
     Attributes:
-        users, items: (B,) int64.
-        observed: (B,) bool; False where the sample is a sampled negative.
+        users, items: (B,) integers; they may share the batch's memory.
+        observed: (B,) bool, False where the sample is a sampled negative; None if all are observed.
     """
 
     users: Tensor
     items: Tensor
-    observed: Tensor
+    observed: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def kept(self) -> Pairs:
+        """A copy that the batch's later changes do not reach."""
+        observed = None if self.observed is None else self.observed.clone()
+        if self.users.dtype == self.items.dtype and self.users.device == self.items.device:
+            users, items = torch.stack([self.users, self.items])  # one copy is made sooner than two
+            return Pairs(users, items, observed)
+        return Pairs(self.users.clone(), self.items.clone(), observed)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """One after the other."""
+        observed = None
+        if any(part.observed is not None for part in parts):
+            flags = [torch.ones_like(p.users).bool() if p.observed is None else p.observed
+                     for p in parts]
+            observed = torch.cat(flags)
+        return cls(
+            torch.cat([part.users for part in parts]),
+            torch.cat([part.items for part in parts]),
+            observed,
+        )
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """users and items, (B,) int64, and observed, (B,) bool."""
+        users, items = (
+            ids.to(device="cpu", dtype=torch.int64).numpy() for ids in (self.users, self.items)
+        )
+        if self.observed is None:
+            return users, items, np.ones(len(users), dtype=bool)
+        return users, items, self.observed.cpu().numpy()
 
 
 class PairReader:
@@ -70,7 +104,6 @@ class PairReader:
         users, items, third = columns
         if third is None:
             return _pairs(users, items)
-        third = _tensor(third)
         if third.dtype == torch.bool or third.dtype.is_floating_point:
             return _pairs(users, items, third > 0)
         if not self._told_apart:
@@ -88,53 +121,62 @@ class PairReader:
         self._told_apart = not binary  # a single 0 or 1 tells nothing yet
 
 
-def _columns(batch: Any) -> tuple[Any, Any, Any | None] | None:
+def _columns(batch: Any) -> tuple[Any, Any, Tensor | None] | None:
     """users, items and the third column of a common layout, or None."""
+    if isinstance(batch, (tuple, list)):
+        if len(batch) not in (2, 3) or not all(map(_is_array, batch)):
+            return None
+        columns = [_tensor(column) for column in batch]
+        ids, third = columns[:2], columns[2] if len(columns) == 3 else None
+        size = ids[0].shape
+        fitting = len(size) == 1 and ids[1].shape == size
+        if not fitting or any(column.dtype.is_floating_point for column in ids):
+            return None
+        return (ids[0], ids[1], third) if third is None or third.shape[:1] == size else None
     if isinstance(batch, Mapping) or (
         # RecBole's Interaction: columns by name, not a Mapping
         hasattr(batch, "columns") and hasattr(batch, "__getitem__") and not _is_array(batch)
     ):
         names = list(batch.keys()) if isinstance(batch, Mapping) else list(batch.columns)
-        users = next((name for name in _USER_KEYS if name in names), None)
-        items = next((name for name in _ITEM_KEYS if name in names), None)
+        user = next((name for name in _USER_KEYS if name in names), None)
+        item = next((name for name in _ITEM_KEYS if name in names), None)
         label = next((name for name in _LABEL_KEYS if name in names), None)
-        if users is None or items is None:
+        if user is None or item is None:
             return None
-        third = batch[label] if label is not None else None
-        if third is not None and not _tensor(third).dtype.is_floating_point:
-            third = _tensor(third).bool()  # a key named label is no list of negatives
-        return batch[users], batch[items], third
-    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3) and all(map(_is_array, batch)):
-        users, items = batch[0], batch[1]
-        third = batch[2] if len(batch) == 3 else None
-        shapes_fit = users.ndim == 1 and items.shape == users.shape
-        integers = all(not _tensor(c).dtype.is_floating_point for c in (users, items))
-        if shapes_fit and integers and (third is None or third.shape[:1] == users.shape):
-            return users, items, third
+        labels = _tensor(batch[label]) if label is not None else None
+        if labels is not None and not labels.dtype.is_floating_point:
+            labels = labels.bool()  # a key named label is no list of negatives
+        return batch[user], batch[item], labels
     return None
 
 
 def _pairs(users: Any, items: Any, observed: Any | None = None) -> Pairs:
-    """Checked CPU columns; int64 ids, bool flags."""
-    columns = {"users": _tensor(users), "items": _tensor(items)}
-    for name, column in columns.items():
-        if column.ndim != 1 or column.dtype.is_floating_point or column.dtype == torch.bool:
-            raise BatchError(
-                f"Expected the {name} of a batch as 1-D integers, got {column.dtype} of shape "
-                f"{tuple(column.shape)}. Mend pair_fn or the batch."
-            )
-        columns[name] = column.detach().to(device="cpu", dtype=torch.int64)
-    size = len(columns["users"])
-    if observed is None:
-        flags = torch.ones(size, dtype=torch.bool)
-    else:
-        flags = _tensor(observed).detach().cpu().bool()
-    if len(columns["items"]) != size or flags.shape != (size,):
+    """Checked columns."""
+    columns = Pairs(
+        _ids(users, "users"),
+        _ids(items, "items"),
+        None if observed is None else _tensor(observed).detach().bool(),
+    )
+    size = columns.users.shape
+    flags = size if columns.observed is None else columns.observed.shape
+    if columns.items.shape != size or flags != size:
         raise BatchError(
-            f"Expected users, items and labels of one length, got {size}, "
-            f"{len(columns['items'])} and {tuple(flags.shape)}. Mend pair_fn or the batch."
+            f"Expected users, items and labels of one length, got {size[0]}, "
+            f"{columns.items.shape[0]} and {tuple(flags)}. Mend pair_fn or the batch."
         )
-    return Pairs(columns["users"], columns["items"], flags)
+    if size[0] == 0:
+        raise BatchError("Expected samples in a batch, got none. Leave empty batches out.")
+    return columns
+
+
+def _ids(values: Any, name: str) -> Tensor:
+    column = _tensor(values)
+    if column.ndim != 1 or column.dtype.is_floating_point or column.dtype == torch.bool:
+        raise BatchError(
+            f"Expected the {name} of a batch as 1-D integers, got {column.dtype} of shape "
+            f"{tuple(column.shape)}. Mend pair_fn or the batch."
+        )
+    return column
 
 
 def _is_array(value: Any) -> bool:
@@ -142,6 +184,8 @@ def _is_array(value: Any) -> bool:
 
 
 def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
     try:
         if isinstance(value, np.ndarray) and not value.flags.carray:
             value = value.copy()  # torch shares memory, and warns of what it may not write

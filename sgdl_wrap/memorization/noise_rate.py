@@ -10,7 +10,7 @@ import numpy as np
 
 from sgdl_wrap.errors import NoiseRateError
 
-CHUNK = 1 << 20  # losses whose posterior is taken at once
+CHUNK = 1 << 14  # losses whose posterior is taken at once
 _Two = tuple[float, float]  # clean, noisy
 
 
@@ -82,7 +82,8 @@ def estimate_noise_rate(
 
     Source: Sec. 3.1.2, Eq. 4; fitted with scikit-learn's EM.
     """
-    from sklearn.exceptions import ConvergenceWarning  # costs a second to import
+    from sklearn import config_context  # costs a second to import
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     seen = ~np.isnan(losses)
@@ -125,14 +126,15 @@ def estimate_noise_rate(
         precisions_init=1.0 / np.array(variances)[:, None, None],
         random_state=0,  # never the global stream
     )
-    with warnings.catch_warnings():
+    # losses were checked when they were seen: scikit-learn need not
+    with warnings.catch_warnings(), config_context(assume_finite=True):
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         mixture.fit(sample[:, None])
-    clean, noisy = np.argsort(mixture.means_[:, 0])
-    total = 0.0
-    for first in range(0, len(scaled), CHUNK):
-        posterior = mixture.predict_proba(scaled[first : first + CHUNK, None])
-        total += float(posterior[:, noisy].sum())
+        clean, noisy = np.argsort(mixture.means_[:, 0])
+        total = 0.0
+        for first in range(0, len(scaled), CHUNK):
+            posterior = mixture.predict_proba(scaled[first : first + CHUNK, None])
+            total += float(posterior[:, noisy].sum())
     order = [clean, noisy]
     return NoiseRate(
         value=min(max(total / len(scaled), 0.0), 1.0),

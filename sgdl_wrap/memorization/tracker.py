@@ -31,6 +31,12 @@ class EpochFindings:
     noise_rate: NoiseRate | None
 
 
+def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
+    """λ s + (1 - λ) L, λ the share of the past; a first visit (s is NaN) is taken as it is."""
+    found: np.ndarray = np.where(np.isnan(past), losses, share * past + (1 - share) * losses)
+    return found
+
+
 class MemorizationTracker:
     """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 4 when smoothed).
 
@@ -52,44 +58,38 @@ class MemorizationTracker:
         self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
         self._generator = torch.Generator().manual_seed(config.seed)
 
-    def record(self, ids: Tensor, losses: Tensor) -> None:
+    def record(self, ids: np.ndarray, losses: np.ndarray) -> None:
         """Writes down losses seen in training; of an id named twice the last one counts.
 
         Args:
-            ids: (B,) int64 on the CPU, all >= 0.
-            losses: (B,) on the CPU, detached.
+            ids: (B,) int64, all >= 0.
+            losses: (B,).
         """
-        places = ids.numpy()
-        values = losses.float().numpy()
-        self.losses[places] = values
+        self.losses[ids] = losses
         if self.smoothed is not None:
-            past = self.smoothed[places]
             share = self.config.loss_smoothing
-            # λ s + (1 - λ) L; the first visit is taken as it is
-            self.smoothed[places] = np.where(
-                np.isnan(past), values, share * past + (1 - share) * values
-            )
+            self.smoothed[ids] = smoothed(self.smoothed[ids], losses.astype(np.float32), share)
 
-    def features(self, ids: Tensor, losses: Tensor) -> Tensor:
+    def features(self, ids: np.ndarray, losses: Tensor) -> Tensor:
         """What g reads of each sample, (B, F) on the device of `losses`, without graph.
 
-        Unobserved samples (id -1) have no history: their smoothed loss is the loss itself and
-        their memorization rate 0.
+        The smoothed loss is the one that :meth:`record` writes down of this visit. Unobserved
+        samples (id -1) have no history: their smoothed loss is the loss itself and their
+        memorization rate 0.
         """
         losses = losses.detach()
         if self.config.weight_inputs == ("loss",):
             return losses[:, None]
-        known = (ids >= 0).numpy()
-        places = ids.numpy()[known]
-        columns = []
+        known = ids >= 0
+        places = ids[known]
+        columns, share = [], self.config.loss_smoothing
         for name in self.config.weight_inputs:
             if name == "loss":
                 columns.append(losses)
                 continue
             if name == "smoothed_loss" and self.smoothed is not None:
                 column = losses.float().cpu().numpy().copy()
-                past = self.smoothed[places]
-                column[known] = np.where(np.isnan(past), column[known], past)
+                column[known] = smoothed(self.smoothed[places], column[known], share)
             else:
                 column = np.zeros(len(ids), dtype=np.float32)
                 column[known] = 1.0 if name == "observed" else self.buffer.rates(places)
@@ -137,10 +137,10 @@ class MemorizationTracker:
         self.losses.fill(np.nan)  # each epoch's losses are those seen during it
         return count_bits(self.buffer.memorized())
 
-    def memorized_ids(self) -> Tensor:
+    def memorized_ids(self) -> np.ndarray:
         """M_t as sorted interaction ids, int64."""
         bits = np.unpackbits(self.buffer.memorized(), count=len(self.interactions))
-        return torch.from_numpy(np.flatnonzero(bits).astype(np.int64))
+        return np.flatnonzero(bits).astype(np.int64, copy=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The history ring, the losses and the generator, as tensors."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from sgdl_wrap.self_guided.denoising_scheduler import N_FACTORS
 
 
 class FactorHistory:
-    """A ring of the last T visits' (loss, similarity) for each memorized interaction, on the CPU.
+    """A ring of the last T visits' (loss, similarity) for each memorized interaction.
 
     Args:
         ids: the memorized interactions, sorted, (|M|,) int64.
@@ -17,25 +16,24 @@ class FactorHistory:
         dtype: of the factors.
     """
 
-    def __init__(self, ids: Tensor, length: int, *, dtype: torch.dtype) -> None:
+    def __init__(self, ids: np.ndarray, length: int, *, dtype: np.dtype) -> None:
         self.ids = ids
         self.length = length
-        self.ring = torch.zeros(len(ids), length, N_FACTORS, dtype=dtype)
-        self.visits = torch.zeros(len(ids), dtype=torch.int64)
+        self.ring = np.zeros((len(ids), length, N_FACTORS), dtype=dtype)
+        self.visits = np.zeros(len(ids), dtype=np.int64)
+        self._steps = np.arange(length)[:, None]
 
-    def slots(self, ids: Tensor) -> Tensor:
+    def slots(self, ids: np.ndarray) -> np.ndarray:
         """Places of memorized interactions in the ring, (n,) int64."""
-        return torch.searchsorted(self.ids, ids)
+        return self.ids.searchsorted(ids)
 
-    def record(self, slots: Tensor, factors: Tensor) -> None:
+    def record(self, slots: np.ndarray, factors: np.ndarray) -> None:
         """Adds one visit a slot, factors (n, 2); of a slot named twice, the last visit counts."""
-        # numpy, whose assignment takes the last of several values for one place, on any machine
-        places, visits = slots.numpy(), self.visits.numpy()
-        lived = visits[places]
-        self.ring.numpy()[places, lived % self.length] = factors.to(self.ring).numpy()
-        visits[places] = lived + 1
+        lived = self.visits[slots]
+        self.ring[slots, lived % self.length] = factors
+        self.visits[slots] = lived + 1
 
-    def sequences(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def sequences(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The last visits, oldest first.
 
         Returns:
@@ -43,8 +41,7 @@ class FactorHistory:
             visits: (n,) int64 in 1..T; a sample never visited counts as one visit of zeros.
         """
         seen = self.visits[slots]
-        lived = seen.clamp(max=self.length)
-        steps = torch.arange(self.length)[:, None]
-        places = (seen - lived + steps) % self.length
-        factors = self.ring[slots, places] * (steps < lived)[..., None]
-        return factors, lived.clamp(min=1)
+        lived = np.minimum(seen, self.length)
+        factors = self.ring[slots, (seen - lived + self._steps) % self.length]
+        factors[self._steps >= lived] = 0
+        return factors, np.maximum(lived, 1)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sgdl_wrap.batches.trees import detached_copy, take_rows
 
-ScoresBelowCut = Callable[[Tensor, Tensor], Tensor]  # (users, items) -> (n,) bool
+ScoresBelowCut = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (users, items) -> (n,) bool
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Guidance:
     Attributes:
         batch: a batch that the loss understands.
         rows: which of its losses count, (n,) int64; None where they all do.
-        ids: interaction of each, (n,) int64 on the CPU; -1 for memorized negatives.
+        ids: interaction of each, (n,) int64; -1 for memorized negatives.
     """
 
     batch: Any
     rows: Tensor | None
-    ids: Tensor
+    ids: np.ndarray
 
     def select(self, losses: Tensor) -> Tensor:
         """The (n,) guidance losses among the losses of :attr:`batch`."""
@@ -35,10 +36,10 @@ class Guidance:
 
 def choose_guidance(
     batch: Any,
-    ids: Tensor,
-    memorized: Tensor,
-    users: Tensor,
-    items: Tensor,
+    ids: np.ndarray,
+    memorized: np.ndarray,
+    users: np.ndarray,
+    items: np.ndarray,
     *,
     size: int | None,
     with_negatives: bool,
@@ -63,17 +64,18 @@ def choose_guidance(
         generator: draws the samples.
     """
     candidates = memorized | (ids < 0) if with_negatives else memorized
-    rows = candidates.nonzero().squeeze(1)
+    rows = np.flatnonzero(candidates)
     if size is not None and len(rows) > size:
-        rows = rows[torch.randperm(len(rows), generator=generator)[:size]].sort().values
-    negative = ids[rows] < 0
-    if bool(negative.any()):
-        keep = ~negative
-        places = negative.nonzero().squeeze(1)
-        keep[places] = outside_list(users[rows[places]], items[rows[places]])
+        rows = rows[torch.randperm(len(rows), generator=generator)[:size].numpy()]
+        rows.sort()
+    negative = np.flatnonzero(ids[rows] < 0)
+    if len(negative):
+        keep = np.ones(len(rows), dtype=bool)
+        keep[negative] = outside_list(users[rows[negative]], items[rows[negative]])
         rows = rows[keep]
     if len(rows) == 0:
         return None
+    places = torch.from_numpy(rows)
     if sliceable:
-        return Guidance(take_rows(batch, rows), None, ids[rows])
-    return Guidance(detached_copy(batch), rows, ids[rows])
+        return Guidance(take_rows(batch, places), None, ids[rows])
+    return Guidance(detached_copy(batch), places, ids[rows])

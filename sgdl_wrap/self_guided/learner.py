@@ -6,21 +6,24 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.random_streams import RandomStreams
-from sgdl_wrap.self_guided.guidance import Guidance
-from sgdl_wrap.self_guided.lookahead import (
-    Lookahead,
+from sgdl_wrap.self_guided.gradients import (
+    ascent_direction,
     assumed_update,
+    gradient_at,
     gradient_products,
-    vector_jacobian,
 )
+from sgdl_wrap.self_guided.guidance import Guidance
+from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
+from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.self_guided.weighting import WeightingFunction, normalized
 
 
@@ -42,16 +45,16 @@ class MetaStep:
 
 
 class SelfGuidedLearner:
-    """ψ with its optimizer, and the selector that holds φ: all that Phase II learns.
+    """ψ, the selector that holds φ, and the optimizer of both: all that Phase II learns.
 
     Args:
-        memorized: M, sorted interaction ids, (|M|,) int64 on the CPU.
+        memorized: M, sorted interaction ids, (|M|,) int64.
         config: the variants.
         device, dtype: of the losses.
     """
 
     def __init__(
-        self, memorized: Tensor, config: DenoiserConfig, *, device: torch.device,
+        self, memorized: np.ndarray, config: DenoiserConfig, *, device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.config = config
@@ -60,10 +63,13 @@ class SelfGuidedLearner:
         self.weighting = WeightingFunction(
             len(config.weight_inputs), config.weight_hidden, **kind  # type: ignore[arg-type]
         )
-        self.weighting_optimizer = adam(self.weighting, config.meta_lr)
         self.selector = GuidanceSelector(
             memorized, config, generator=self.generator, device=device, dtype=dtype
         )
+        learned: list[tuple[nn.Module, float]] = [(self.weighting, config.meta_lr)]
+        if self.selector.network is not None:
+            learned.append((self.selector.network, config.denoising_scheduler_lr))
+        self.optimizer = adam(*learned)
 
     def weights(self, features: Tensor) -> Tensor:
         """g(x; ψ) with its graph, normalised as configured, (B,)."""
@@ -78,6 +84,7 @@ class SelfGuidedLearner:
         streams: RandomStreams,
         *,
         assumed_lr: float,
+        lookups: dict[int, list[Lookup]] | None = None,
     ) -> MetaStep:
         """Updates ψ and φ once by the guidance loss at the assumed parameters.
 
@@ -86,39 +93,37 @@ class SelfGuidedLearner:
             features: what g reads of the samples, (B, F), without graph.
             guidance: the memorized samples that judge.
             assumed_lr: η1.
+            lookups: how the losses look up large tables, where that is known.
 
         Source: Eq. 7, 8, 10, 11, 12, 16.
         """
         theta = lookahead.parameters
         weights = self.weights(features)
         vector = weights.detach().to(losses.dtype).requires_grad_()
-        ascent = vector_jacobian(losses, theta, vector, differentiable=True)
+        cosines = self.config.similarity == "paper" and self.selector.factors is not None
+        if cosines or lookups is None:  # cosines need all of θ̂
+            lookups = {}
+        ascent = ascent_direction(losses, theta, lookups, vector)
         scale = assumed_lr / len(losses)
         virtual = assumed_update(theta, ascent, scale)  # Eq. 7
-
-        cosines = self.config.similarity == "paper" and self.selector.factors is not None
         # rewound for the cosines, as both points must see the same dropout masks
         with streams.own(losses.device, advance=not cosines):
             guidance_losses = guidance.select(lookahead.losses(virtual, guidance.batch))
         if cosines:
-            self._record_cosines(guidance, guidance_losses, virtual, lookahead, streams)
+            dense = [value for value in virtual if isinstance(value, Tensor)]
+            self._record_cosines(guidance, guidance_losses, dense, lookahead, streams)
         selection = self.selector.select(guidance.ids)
         shares = selection.shares.detach()
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
-        found = torch.autograd.grad(guidance_loss, virtual, allow_unused=True)
-        direction = [
-            torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g
-            for g, p in zip(found, virtual, strict=True)
-        ]
-        products = gradient_products(ascent, vector, direction)
+        products = gradient_products(ascent, vector, gradient_at(guidance_loss, virtual))
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
         gradients = list(
             torch.autograd.grad(
                 weights, list(self.weighting.parameters()), (-scale * products).to(weights.dtype)
             )
         )
-        self.selector.learn(selection, guidance_losses.detach())
-        step(self.weighting_optimizer, self.weighting, gradients)
+        selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
+        step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
         return MetaStep(guidance_loss.detach(), shares, products, gradients)
 
     def _record_cosines(
@@ -135,7 +140,7 @@ class SelfGuidedLearner:
             losses = guidance.select(lookahead.losses(theta, guidance.batch))
         cosines = gradient_cosines(losses, theta, assumed_losses, virtual)
         known = guidance.ids >= 0
-        on_device = known.to(losses.device)
+        on_device = torch.from_numpy(known).to(losses.device)
         self.selector.record(
             guidance.ids[known], losses.detach()[on_device], cosines[on_device]
         )
@@ -145,7 +150,7 @@ class SelfGuidedLearner:
         return copy.deepcopy(
             {
                 "weighting": self.weighting.state_dict(),
-                "weighting_optimizer": self.weighting_optimizer.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
                 "selector": self.selector.state_dict(),
                 "generator": self.generator.get_state(),
             }
@@ -155,6 +160,6 @@ class SelfGuidedLearner:
         """Takes back what :meth:`state_dict` gave, for the same M and config."""
         self.weighting.load_state_dict(state["weighting"])
         # Adam keeps the tensors that it is given
-        self.weighting_optimizer.load_state_dict(copy.deepcopy(state["weighting_optimizer"]))
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.selector.load_state_dict(state["selector"])
         self.generator.set_state(state["generator"].cpu())

@@ -1,21 +1,27 @@
-"""Losses at virtual parameters, and the products of per-sample gradients that guide (Eq. 7, 16).
+"""Losses at virtual parameters (Eq. 7).
 
 The only importer of `higher`.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.self_guided.tables import LARGE, Lookup, LookupWatch, MovedTables, RowUpdate
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # an invalid escape in higher's source
     import higher
+
+logger = logging.getLogger("sgdl_wrap")
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 _HOOKS = (
@@ -76,23 +82,21 @@ class Lookahead:
             for name, p in wrapped.named_parameters()
             if p.requires_grad
         ]
+        self._tables = {
+            number: p
+            for number, p in enumerate(self.parameters)
+            if p.ndim == 2 and p.numel() >= LARGE
+        }
         self._twins = [
             _Twin(original, twin, self._all, root=original is wrapped)
             for original, twin in _pairs(wrapped, self._functional)
         ]
-        self._wrapped = wrapped
-        self._flags = [p.requires_grad for p in self._all]
         self.follow()
         self.release()
 
     def is_current(self) -> bool:
         """Whether the model still has the parameters it was built with, frozen or not as then."""
-        now = list(self._wrapped.parameters())
-        return (
-            len(now) == len(self._all)
-            and all(a is b for a, b in zip(now, self._all, strict=True))
-            and [p.requires_grad for p in now] == self._flags
-        )
+        return all(twin.is_current() for twin in self._twins)
 
     def follow(self) -> None:
         """Notes the original's flags, attributes and hooks as they are now.
@@ -103,20 +107,46 @@ class Lookahead:
         for twin in self._twins:
             twin.follow()
 
-    def losses(self, virtual: Sequence[Tensor], batch: Any) -> Tensor:
+    @contextmanager
+    def watching(self) -> Iterator[dict[int, list[Lookup]]]:
+        """How the original's own forward inside looks up its large tables.
+
+        Gives a dict that is filled at the end: the look-ups of each parameter, by its place, that
+        was used by look-ups alone and can stand as a :class:`RowUpdate` in :meth:`losses`.
+        """
+        lookups: dict[int, list[Lookup]] = {}
+        if not self._tables:
+            yield lookups
+            return
+        with LookupWatch(self._tables) as watch:
+            yield lookups
+        lookups.update(watch.lookups())
+        for number in set(self._tables) - set(lookups):
+            del self._tables[number]  # a model that does so once will do so again
+            logger.info(
+                "%s is used other than by F.embedding: steps that learn copy all of it",
+                self.names[number],
+            )
+
+    def losses(self, virtual: Sequence[Tensor | RowUpdate], batch: Any) -> Tensor:
         """L(θ̂): per-sample losses, (B,), with a graph to the virtual parameters.
 
         The model is as at the last :meth:`follow`, its buffers as they are now.
 
         Args:
-            virtual: one tensor for each of :attr:`parameters`.
+            virtual: one tensor, or table of moved rows, for each of :attr:`parameters`.
             batch: what the user's loader gives.
         """
         parameters: list[Tensor] = [p.detach() for p in self._all]
-        for place, tensor in zip(self._trainable, virtual, strict=True):
-            parameters[place] = tensor
+        moved = []
+        for place, value in zip(self._trainable, virtual, strict=True):
+            if isinstance(value, RowUpdate):
+                moved.append((parameters[place], value))
+            else:
+                parameters[place] = value
         self._place(parameters)
-        losses: Tensor = self._functional(batch)
+        with MovedTables(moved) if moved else nullcontext():
+            losses: Tensor = self._functional(batch)
         return losses
 
     def release(self) -> None:
@@ -150,6 +180,11 @@ class _Twin:
     ) -> None:
         self.original = original
         self.functional = functional
+        self._owned = [
+            (name, p, p is not None and p.requires_grad)
+            for name, p in original._parameters.items()
+        ]
+        self._n_children = len(original._modules)
         numbers = {id(p): i for i, p in enumerate(parameters)}
         self._slots = [
             (name, numbers[id(p)])
@@ -165,6 +200,16 @@ class _Twin:
         self._own = set(vars(functional)) - set(vars(original)) | _MODULE_ATTRIBUTES | {"forward"}
         self._attributes: dict[str, Any] = {}
         self._seen_versions: dict[str, tuple[int, int, int]] = {}
+
+    def is_current(self) -> bool:
+        """Whether the original has the parameters and children it had, frozen or not as then."""
+        now = self.original._parameters
+        if len(now) != len(self._owned) or len(self.original._modules) != self._n_children:
+            return False
+        return all(
+            now.get(name) is p and (p is None or p.requires_grad == trainable)
+            for name, p, trainable in self._owned
+        )
 
     def follow(self) -> None:
         """Notes the flag, the hooks and the plain attributes that the original has now."""
@@ -208,62 +253,3 @@ def _pairs(original: nn.Module, functional: Any) -> Iterator[tuple[nn.Module, nn
     for name, child in original._modules.items():
         if child is not None:
             yield from _pairs(child, functional._modules[name])
-
-
-def vector_jacobian(
-    losses: Tensor, parameters: Sequence[Tensor], vector: Tensor, *, differentiable: bool
-) -> list[Tensor]:
-    """J^T v = Σ_k v_k ∇L_k(θ), one tensor a parameter, zeros where the loss ignores it.
-
-    Args:
-        losses: (B,), with a graph to the parameters; the graph is kept.
-        vector: v, (B,).
-        differentiable: keep the dependence on v, for :func:`gradient_products`.
-    """
-    found = torch.autograd.grad(
-        losses,
-        list(parameters),
-        grad_outputs=vector,
-        create_graph=differentiable,
-        retain_graph=True,
-        allow_unused=True,
-    )
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
-
-
-def gradient_products(
-    jacobian_vector: Sequence[Tensor], vector: Tensor, direction: Sequence[Tensor]
-) -> Tensor:
-    """<d, ∇L_k(θ)> for every sample k: all B products of Eq. 16 from one graph, exactly.
-
-    J^T v is linear in v, so differentiating <J^T v, d> by v gives J d, whatever v is; no second
-    forward and no per-sample gradient is ever formed.
-
-    Args:
-        jacobian_vector: J^T v from :func:`vector_jacobian` with `differentiable=True`.
-        vector: the v it was taken with, (B,), requiring a gradient.
-        direction: d, dense, shaped like the parameters.
-
-    Returns:
-        (B,)
-    """
-    linked = [(a, d) for a, d in zip(jacobian_vector, direction, strict=True) if a.requires_grad]
-    if not linked:
-        return torch.zeros_like(vector)
-    (products,) = torch.autograd.grad(
-        [a for a, _ in linked], vector, grad_outputs=[d for _, d in linked], allow_unused=True
-    )
-    return torch.zeros_like(vector) if products is None else products
-
-
-def assumed_update(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float
-) -> list[Tensor]:
-    """θ̂ = θ - η1 g, plain SGD whatever the user's optimizer is (Eq. 7); leaves with gradient."""
-    with torch.no_grad():
-        if any(g.is_sparse for g in gradients):  # of nn.Embedding(sparse=True)
-            pairs = zip(parameters, gradients, strict=True)
-            moved = [torch.add(p, g, alpha=-lr) for p, g in pairs]
-        else:
-            moved = list(torch._foreach_add(list(parameters), list(gradients), alpha=-lr))
-    return [tensor.requires_grad_() for tensor in moved]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,13 +17,30 @@ from sgdl_wrap.self_guided.guidance import Guidance, ScoresBelowCut, choose_guid
 from sgdl_wrap.self_guided.learner import SelfGuidedLearner
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
+from sgdl_wrap.self_guided.tables import Lookup
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which pairs the samples of a batch are.
+
+    Attributes:
+        ids: their interactions, (B,) int64; -1 where unobserved or unknown.
+        users, items: (B,) int64.
+        observed: which are observed pairs, (B,) bool.
+    """
+
+    ids: np.ndarray
+    users: np.ndarray
+    items: np.ndarray
+    observed: np.ndarray
 
 
 class SelfGuidedPhase:
     """Everything that lives from the memorization point on.
 
     Args:
-        memorized: M, sorted interaction ids, (|M|,) int64 on the CPU, frozen.
+        memorized: M, sorted interaction ids, (|M|,) int64, frozen.
         n_interactions: N.
         config: the variants; without `denoising_learning` nothing is learned and M alone is
             trained on (Table 3, w/o DLS).
@@ -29,7 +49,7 @@ class SelfGuidedPhase:
 
     def __init__(
         self,
-        memorized: Tensor,
+        memorized: np.ndarray,
         n_interactions: int,
         config: DenoiserConfig,
         *,
@@ -39,7 +59,8 @@ class SelfGuidedPhase:
         self.memorized = memorized
         self.config = config
         self.dtype = dtype
-        self._mask = torch.zeros(n_interactions, dtype=torch.bool)
+        self._device = device
+        self._mask = np.zeros(n_interactions, dtype=bool)
         self._mask[memorized] = True
         self.learner: SelfGuidedLearner | None = None
         if config.denoising_learning:
@@ -48,33 +69,40 @@ class SelfGuidedPhase:
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
 
-    def is_memorized(self, ids: Tensor) -> Tensor:
-        """Which ids are in M, (B,) bool on the CPU; -1 is not."""
-        return self._mask[ids.clamp(min=0)] & (ids >= 0)
+    def is_memorized(self, ids: np.ndarray) -> np.ndarray:
+        """Which ids are in M, (B,) bool; -1 is not."""
+        found: np.ndarray = self._mask[ids] & (ids >= 0)
+        return found
 
-    def weights(self, features: Tensor, ids: Tensor, observed: Tensor) -> Tensor:
-        """w_k by the ψ of now, detached, (B,).
+    @property
+    def learns_next(self) -> bool:
+        """Whether the next step is one that learns ψ and φ."""
+        return self.learner is not None and self._steps % self.config.guidance_interval == 0
+
+    def weights(
+        self, features: Callable[[], Tensor], samples: Callable[[], Samples]
+    ) -> Tensor:
+        """w_k by the ψ of now, detached, (B,); w/o DLS, 1 for M and for negatives, else 0.
 
         Args:
-            features: what g reads of the samples, (B, F).
-            ids: their interactions, (B,) int64 on the CPU.
-            observed: which are observed pairs, (B,) bool on the CPU.
+            features: gives what g reads of the samples, (B, F); called where it is needed.
+            samples: gives which pairs they are; called where it is needed.
         """
-        if self.learner is None:  # negatives keep their weight
-            kept = self.is_memorized(ids) | ~observed
-            return kept.to(device=features.device, dtype=self.dtype)
+        if self.learner is None:
+            which = samples()
+            kept = torch.from_numpy(self.is_memorized(which.ids) | ~which.observed)
+            return kept.to(device=self._device, dtype=self.dtype)
         with torch.no_grad():
-            return self.learner.weights(features.to(self.dtype))
+            return self.learner.weights(features().to(self.dtype))
 
     def guide(
         self,
         batch: Any,
         losses: Tensor,
-        features: Tensor,
-        ids: Tensor,
-        users: Tensor,
-        items: Tensor,
+        lookups: dict[int, list[Lookup]],
         *,
+        features: Callable[[], Tensor],
+        samples: Callable[[], Samples],
         lookahead: Lookahead,
         streams: RandomStreams,
         assumed_lr: float,
@@ -83,11 +111,13 @@ class SelfGuidedPhase:
     ) -> None:
         """Learns ψ and φ from the batch, and keeps its memorized samples for the next step.
 
+        Every `guidance_interval`-th step learns, and the one before it keeps.
+
         Args:
             batch: what the user's loader gave.
             losses: L(θ), (B,), with its graph, which is kept.
-            features: what g reads of the samples, (B, F).
-            ids, users, items: of the samples, (B,) int64 on the CPU.
+            lookups: how they look up large tables, from :meth:`Lookahead.watching`.
+            features, samples: as of :meth:`weights`.
             lookahead, streams: how losses at θ̂ are taken.
             assumed_lr: η1.
             outside_list: which unobserved pairs are outside their user's ranking list.
@@ -95,25 +125,29 @@ class SelfGuidedPhase:
         """
         if self.learner is None:
             return
-        due = self._steps % self.config.guidance_interval == 0
-        self._steps += 1
-        next_is_due = self._steps % self.config.guidance_interval == 0
+        interval = self.config.guidance_interval
+        due, next_is_due = self.learns_next, (self._steps + 1) % interval == 0
         if not due and not next_is_due:
+            self._steps += 1
             return
-        memorized = self.is_memorized(ids)
+        which = samples()  # may refuse the batch: then it was no step
+        self._steps += 1
+        memorized = self.is_memorized(which.ids)
         guidance = self._guidance_for(batch)
         if due and guidance is not None:
             learned = self.learner.learn(
-                losses, features.to(self.dtype), guidance, lookahead, streams,
-                assumed_lr=assumed_lr,
+                losses, features().to(self.dtype), guidance, lookahead, streams,
+                assumed_lr=assumed_lr, lookups=lookups,
             )
             if self.config.similarity == "alignment":
                 products = standardized(learned.products)
-                places = memorized.to(products.device)
-                self.learner.selector.record(ids[memorized], losses[places], products[places])
+                places = torch.from_numpy(memorized).to(products.device)
+                self.learner.selector.record(
+                    which.ids[memorized], losses[places], products[places]
+                )
         if next_is_due:
             self._guidance = choose_guidance(
-                batch, ids, memorized, users, items,
+                batch, which.ids, memorized, which.users, which.items,
                 size=self.config.guidance_size,
                 with_negatives=self.config.guidance_labels == "both",
                 outside_list=outside_list,
@@ -126,7 +160,7 @@ class SelfGuidedPhase:
         if self._stored_guidance is not None:
             stored = self._stored_guidance
             self._guidance = Guidance(
-                unpack(stored["batch"], batch), stored["rows"], stored["ids"].cpu()
+                unpack(stored["batch"], batch), stored["rows"], stored["ids"].cpu().numpy()
             )
             self._stored_guidance = None
         return self._guidance
@@ -138,10 +172,10 @@ class SelfGuidedPhase:
             guidance = {
                 "batch": pack(self._guidance.batch),
                 "rows": self._guidance.rows,
-                "ids": self._guidance.ids,
+                "ids": torch.from_numpy(self._guidance.ids),
             }
         return {
-            "memorized": self.memorized.clone(),
+            "memorized": torch.from_numpy(self.memorized.copy()),
             "learner": None if self.learner is None else self.learner.state_dict(),
             "guidance": guidance,
             "steps": self._steps,

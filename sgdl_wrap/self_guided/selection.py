@@ -9,10 +9,10 @@ from torch import Tensor
 def gumbel_noise(
     shape: tuple[int, ...], generator: torch.Generator, *, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """-log E with E ~ Exp(1), which is -log(-log u); drawn on the CPU, so that devices agree."""
-    drawn = torch.empty(shape, dtype=torch.float32).exponential_(generator=generator)
-    smallest = torch.finfo(torch.float32).tiny
-    return -torch.log(drawn.clamp_min_(smallest)).to(device=device, dtype=dtype)
+    """ε = -log(-log u), u uniform; drawn on the CPU, so that devices agree."""
+    drawn = torch.rand(shape, generator=generator, dtype=torch.float32)
+    drawn.clamp_min_(torch.finfo(torch.float32).tiny)  # u may be 0
+    return drawn.log_().neg_().log_().neg_().to(device=device, dtype=dtype)
 
 
 def guidance_shares(logits: Tensor, noise: Tensor, tau: float) -> Tensor:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.self_guided.denoising_scheduler import LSTMScheduler, MLPScheduler, top_f
 from sgdl_wrap.self_guided.factors import FactorHistory
-from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selection import guidance_shares, gumbel_noise
 
 
@@ -30,10 +29,10 @@ class Selection:
 
 
 class GuidanceSelector:
-    """The denoising scheduler s(·; φ) with its optimizer and the factor history it reads.
+    """The denoising scheduler s(·; φ) and the factor history it reads.
 
     Args:
-        memorized: M, sorted interaction ids, (|M|,) int64 on the CPU.
+        memorized: M, sorted interaction ids, (|M|,) int64.
         config: which scheduler, and its settings.
         generator: draws φ's initial values and the Gumbel noise.
         device, dtype: of the losses.
@@ -41,7 +40,7 @@ class GuidanceSelector:
 
     def __init__(
         self,
-        memorized: Tensor,
+        memorized: np.ndarray,
         config: DenoiserConfig,
         *,
         generator: torch.Generator,
@@ -52,44 +51,44 @@ class GuidanceSelector:
         self.generator = generator
         self._device, self._dtype = device, dtype
         self.network: LSTMScheduler | MLPScheduler | None = None
-        self.optimizer: torch.optim.Optimizer | None = None
         if config.denoising_scheduler in ("lstm", "mlp"):
             make = LSTMScheduler if config.denoising_scheduler == "lstm" else MLPScheduler
             self.network = make(
                 config.denoising_scheduler_hidden,
                 generator=generator, device=device, dtype=dtype,
             )
-            self.optimizer = adam(self.network, config.denoising_scheduler_lr)
         self.factors: FactorHistory | None = None
         if config.denoising_scheduler != "none":
-            self.factors = FactorHistory(memorized, config.factor_history, dtype=dtype)
+            kind = np.dtype(str(dtype).removeprefix("torch."))
+            self.factors = FactorHistory(memorized, config.factor_history, dtype=kind)
 
-    def record(self, ids: Tensor, losses: Tensor, similarities: Tensor) -> None:
-        """Notes the factors of one visit of memorized samples, (m,) each; ids on the CPU."""
+    def record(self, ids: np.ndarray, losses: Tensor, similarities: Tensor) -> None:
+        """Notes the factors of one visit of memorized samples, (m,) each."""
         if self.factors is not None and len(ids):
-            factors = torch.stack([losses.detach(), similarities], dim=1)
-            self.factors.record(self.factors.slots(ids), factors)
+            factors = torch.stack([losses.detach(), similarities], dim=1).to(self._dtype)
+            self.factors.record(self.factors.slots(ids), factors.cpu().numpy())
 
-    def select(self, ids: Tensor) -> Selection:
+    def select(self, ids: np.ndarray) -> Selection:
         """Shares of guidance samples, (n,), given by their ids; -1 for memorized negatives.
 
         Memorized negatives are drawn anew each epoch and have no history: they share equally, and
         the scheduler divides what is left among the memorized interactions (deviation 13).
         """
         n = len(ids)
-        known = ids >= 0
-        equal = torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype)
-        if self.factors is None or not bool(known.any()):
-            return Selection(equal)
-        found = self._scheduled(self.factors, ids[known])
-        if bool(known.all()):
+        rows = np.flatnonzero(ids >= 0)
+        if self.factors is None or len(rows) == 0:
+            return Selection(torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype))
+        found = self._scheduled(self.factors, ids[rows])
+        if len(rows) == n:
             return found
-        part = found.shares * (int(known.sum()) / n)
-        shares = equal.masked_scatter(known.to(self._device), part)
+        equal = torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype)
+        places = torch.from_numpy(rows).to(self._device)
+        shares = equal.index_copy(0, places, found.shares * (len(rows) / n))
         return Selection(shares, found.log_probabilities)
 
-    def _scheduled(self, history: FactorHistory, ids: Tensor) -> Selection:
-        factors, visits = (t.to(self._device) for t in history.sequences(history.slots(ids)))
+    def _scheduled(self, history: FactorHistory, ids: np.ndarray) -> Selection:
+        sequences = history.sequences(history.slots(ids))
+        factors, visits = (torch.from_numpy(part).to(self._device) for part in sequences)
         if self.network is None:
             latest = factors[visits - 1, torch.arange(len(ids), device=factors.device)]
             return Selection(top_f(latest))
@@ -101,8 +100,8 @@ class GuidanceSelector:
         shares = guidance_shares(log_probabilities, noise, self.config.gumbel_tau)
         return Selection(shares, log_probabilities)
 
-    def learn(self, selection: Selection, guidance_losses: Tensor) -> None:
-        """One step of φ down Σ_m c_m L_m(θ̂) - λ s H(π), H the entropy of π (Eq. 8).
+    def gradients(self, selection: Selection, guidance_losses: Tensor) -> list[Tensor] | None:
+        """d/dφ of Σ_m c_m L_m(θ̂) - λ s H(π), H the entropy of π (Eq. 8); None without φ.
 
         s is the standard deviation of the guidance losses, so that λ has no unit. The guidance
         loss alone is least when one easy sample gets all: the best π would tell nothing of noise.
@@ -113,33 +112,30 @@ class GuidanceSelector:
             guidance_losses: L(θ̂), (n,), detached.
         """
         log_probabilities = selection.log_probabilities
-        if self.network is None or self.optimizer is None or log_probabilities is None:
-            return
+        if self.network is None or log_probabilities is None:
+            return None
         losses = guidance_losses.to(selection.shares.dtype)
         objective = (selection.shares * losses).sum()
         strength = self.config.denoising_scheduler_entropy
         if strength > 0:
             negative_entropy = (log_probabilities.exp() * log_probabilities).sum()
             objective = objective + strength * losses.std(unbiased=False) * negative_entropy
-        gradients = torch.autograd.grad(objective, list(self.network.parameters()))
-        step(self.optimizer, self.network, gradients)
+        return list(torch.autograd.grad(objective, list(self.network.parameters())))
 
     def state_dict(self) -> dict[str, Any]:
-        """φ, its optimizer and the factor history; live tensors."""
+        """φ and the factor history; live tensors."""
         state: dict[str, Any] = {}
-        if self.network is not None and self.optimizer is not None:
+        if self.network is not None:
             state["network"] = self.network.state_dict()
-            state["optimizer"] = self.optimizer.state_dict()
         if self.factors is not None:
-            state["factor_ring"] = self.factors.ring
-            state["factor_visits"] = self.factors.visits
+            state["factor_ring"] = torch.from_numpy(self.factors.ring)
+            state["factor_visits"] = torch.from_numpy(self.factors.visits)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave."""
-        if self.network is not None and self.optimizer is not None:
+        if self.network is not None:
             self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         if self.factors is not None:
-            self.factors.ring.copy_(state["factor_ring"])
-            self.factors.visits.copy_(state["factor_visits"])
+            torch.from_numpy(self.factors.ring).copy_(state["factor_ring"])
+            torch.from_numpy(self.factors.visits).copy_(state["factor_visits"])

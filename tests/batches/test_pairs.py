@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sgdl_wrap.batches.pairs import PairReader
+from sgdl_wrap.batches.pairs import PairReader, Pairs
 from sgdl_wrap.errors import BatchError
 
 USERS, ITEMS = [3, 1, 4, 1], [5, 9, 2, 6]
@@ -49,12 +48,14 @@ class Opaque:
 Triple = namedtuple("Triple", "users positives negatives")
 
 
-def assert_pairs(found: Any, observed: list[bool]) -> None:
-    assert found.users.dtype == found.items.dtype == torch.int64
-    assert found.observed.dtype == torch.bool
-    assert found.users.tolist() == USERS
-    assert found.items.tolist() == ITEMS
-    assert found.observed.tolist() == observed
+def assert_pairs(found: Pairs, observed: list[bool]) -> None:
+    assert len(found) == len(USERS)
+    users, items, flags = found.arrays()
+    assert users.dtype == items.dtype == np.int64
+    assert flags.dtype == np.bool_
+    assert users.tolist() == USERS
+    assert items.tolist() == ITEMS
+    assert flags.tolist() == observed
 
 
 # ------------------------------------------------------------------ the common layouts
@@ -125,8 +126,48 @@ def test_one_reader_reads_batches_of_changing_size():
 
 def test_pairs_come_without_graph():
     found = PairReader()((U, I, floats([1, 0, 1, 0]).requires_grad_()))
+    assert found.observed is not None
     assert not found.observed.requires_grad
     assert_pairs(found, [True, False, True, False])
+
+
+def test_where_all_are_observed_no_flags_are_kept():
+    assert PairReader()((U, I)).observed is None
+    assert PairReader()((U, I, NEGATIVES)).observed is None
+    assert PairReader(lambda batch: batch)((U, I)).observed is None
+    assert PairReader()((U, I, floats([1, 1, 1, 1]))).observed is not None
+
+
+def test_pairs_are_the_batchs_own_columns_until_they_are_kept():
+    users, items, labels = U.clone(), I.clone(), long([True, False, True, False])
+    found = PairReader(lambda batch: batch)((users, items, labels))
+    assert found.users.data_ptr() == users.data_ptr()  # no copy
+    kept = found.kept()
+    without_flags = PairReader()((users, items)).kept()
+    for column in (users, items, labels):
+        column.zero_()
+    assert_pairs(kept, [True, False, True, False])
+    assert without_flags.observed is None
+    assert_pairs(without_flags, ALL)
+
+
+def test_kept_pairs_of_arrays_are_copies_too():
+    users, items = np.array(USERS), np.array(ITEMS)
+    kept = PairReader()((users, items)).kept()
+    users[:], items[:] = 0, 0
+    assert_pairs(kept, ALL)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [(U[:0], I[:0]), (U[:0], I[:0], floats([])), {"user": U[:0], "item": I[:0]},
+     [np.array([], dtype=np.int64)] * 2],
+    ids=["tuple", "labels", "dict", "numpy"],
+)  # fmt: skip
+def test_an_empty_batch_is_refused(batch):
+    sentence = r"^Expected samples in a batch, got none\. Leave empty batches out\.$"
+    with pytest.raises(BatchError, match=sentence):
+        PairReader()(batch)
 
 
 # ------------------------------------------------------------------ pair_fn

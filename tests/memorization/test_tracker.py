@@ -20,8 +20,13 @@ from sgdl_wrap.memorization.transition import TransitionDetector, Verdict
 N_ITEMS = 40
 
 
-def ids(values: Any) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(values, dtype=np.int64))
+def ids(values: Any) -> np.ndarray:
+    return np.asarray(values, dtype=np.int64)
+
+
+def floats(values: Any) -> np.ndarray:
+    """Losses of a visit."""
+    return np.asarray(values, dtype=np.float32)
 
 
 def some_pairs(seed: int) -> list[tuple[int, int]]:
@@ -166,7 +171,7 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
     detector, switched, expected_switch, counts = TransitionDetector(shift), None, None, []
     for epoch in range(1, run.epochs + 1):
         for places, losses in run.batches[epoch - 1]:
-            tracker.record(ids(places), torch.from_numpy(losses))
+            tracker.record(ids(places), losses)
             slow.record(places, losses, 0.7)
         scorer = Scorer(run.scores[epoch - 1])
         findings = tracker.examine(scorer, with_noise_rate=True)
@@ -221,17 +226,17 @@ def test_nothing_is_seen_at_first():
 
 def test_last_visit_wins_over_batches_and_within_one():
     tracker = small()
-    tracker.record(ids([0, 3, 0]), torch.tensor([1.0, 2.0, 4.0]))
+    tracker.record(ids([0, 3, 0]), floats([1.0, 2.0, 4.0]))
     assert tracker.losses[[0, 3]].tolist() == [4.0, 2.0]
-    tracker.record(ids([3]), torch.tensor([8.0]))
+    tracker.record(ids([3]), floats([8.0]))
     assert tracker.losses[[0, 3]].tolist() == [4.0, 8.0]
     assert np.isnan(tracker.losses[[1, 2, 4, 5]]).all()
 
 
 def test_losses_of_every_precision_are_kept_as_float32():
     tracker = small()
-    for kind in (torch.float16, torch.bfloat16, torch.float64):
-        tracker.record(ids([1]), torch.tensor([0.5], dtype=kind))
+    for kind in (np.float32, np.float64):
+        tracker.record(ids([1]), np.array([0.5], dtype=kind))
         assert tracker.losses.dtype == np.float32
         assert tracker.losses[1] == 0.5
 
@@ -241,15 +246,15 @@ def test_smoothing_is_an_exponential_average_from_the_first_visit_on():
     seen = [8.0, 4.0, 0.0, 2.0]
     expected = [8.0, 7.0, 5.25, 4.4375]  # 3/4 of the past and 1/4 of the new
     for loss, average in zip(seen, expected, strict=True):
-        tracker.record(ids([2]), torch.tensor([loss]))
+        tracker.record(ids([2]), floats([loss]))
         assert tracker.smoothed[2] == average
     assert np.isnan(tracker.smoothed[[0, 1, 3, 4, 5]]).all()
 
 
 def test_smoothing_of_an_id_named_twice_takes_its_last_loss():
     tracker = small(weight_inputs=("smoothed_loss",), loss_smoothing=0.75)
-    tracker.record(ids([2]), torch.tensor([8.0]))
-    tracker.record(ids([2, 2]), torch.tensor([100.0, 4.0]))
+    tracker.record(ids([2]), floats([8.0]))
+    tracker.record(ids([2, 2]), floats([100.0, 4.0]))
     assert tracker.smoothed[2] == 7.0
 
 
@@ -259,7 +264,7 @@ def test_smoothed_losses_take_no_memory_unless_read():
 
 def test_an_epoch_forgets_its_losses_and_keeps_the_smoothed_ones():
     tracker = small(weight_inputs=("smoothed_loss",), noise_rate=0.2)
-    tracker.record(ids([0, 1]), torch.tensor([1.0, 2.0]))
+    tracker.record(ids([0, 1]), floats([1.0, 2.0]))
     tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
     assert np.isnan(tracker.losses).all()
     assert tracker.smoothed[:2].tolist() == [1.0, 2.0]
@@ -275,7 +280,8 @@ def memorize(tracker: MemorizationTracker, rows: list[list[int]]) -> None:
 
 COLUMNS = {  # for ids 4, -1, 0, 4, 5 below
     "loss": [0.5, 1.5, 2.5, 3.5, 4.5],
-    "smoothed_loss": [6.0, 1.5, 3.0, 6.0, 4.5],  # unobserved and never seen: the loss itself
+    # 3/4 of 6, 3 and 6, and 1/4 of this loss; unobserved and never seen: the loss itself
+    "smoothed_loss": [4.625, 1.5, 2.875, 5.375, 4.5],
     "memorization_rate": [0.75, 0.0, 0.25, 0.75, 0.0],
     "observed": [1.0, 0.0, 1.0, 1.0, 1.0],
 }
@@ -290,8 +296,8 @@ COLUMNS = {  # for ids 4, -1, 0, 4, 5 below
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16])
 def test_features_are_the_columns_named_in_their_order(names, kind):
-    tracker = small(weight_inputs=names)
-    tracker.record(ids([4, 0]), torch.tensor([6.0, 3.0]))
+    tracker = small(weight_inputs=names, loss_smoothing=0.75)
+    tracker.record(ids([4, 0]), floats([6.0, 3.0]))
     memorize(tracker, [[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0]])
     losses = torch.tensor(COLUMNS["loss"], dtype=kind, requires_grad=True)
     found = tracker.features(ids([4, -1, 0, 4, 5]), losses * 1)
@@ -299,6 +305,19 @@ def test_features_are_the_columns_named_in_their_order(names, kind):
     assert found.dtype == kind
     assert not found.requires_grad
     assert found.T.tolist() == [COLUMNS[name] for name in names]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_smoothed_feature_is_what_record_writes_down_of_the_visit(kind):
+    rng = np.random.default_rng(2)
+    tracker = small(weight_inputs=("loss", "smoothed_loss"), loss_smoothing=0.7)
+    for _ in range(8):
+        places = rng.choice(6, size=3, replace=False)
+        losses = torch.from_numpy(rng.gamma(1.0, size=3)).to(kind)
+        read = tracker.features(ids([*places, -1]), torch.cat([losses, losses[:1]]))[:, 1]
+        tracker.record(ids(places), losses.double().numpy())
+        written = torch.from_numpy(tracker.smoothed[places])
+        assert torch.equal(read, torch.cat([written, losses[:1].float()]).to(kind))
 
 
 def test_features_write_nothing_down():
@@ -320,7 +339,7 @@ def test_features_of_unobserved_samples_alone():
 
 def visit(tracker: MemorizationTracker) -> None:
     """One epoch's losses."""
-    tracker.record(ids(range(6)), torch.tensor([0.0, 1.0, 0.0, 0.1, 2.0, 5.0]))
+    tracker.record(ids(range(6)), floats([0.0, 1.0, 0.0, 0.1, 2.0, 5.0]))
 
 
 def constant(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
@@ -348,7 +367,7 @@ def test_a_failed_examination_can_be_repeated():
 
 def test_losses_without_spread_are_said_before_anything_is_scored():
     tracker = small()
-    tracker.record(ids([0, 1]), torch.tensor([1.0, 1.0]))
+    tracker.record(ids([0, 1]), floats([1.0, 1.0]))
     scorer = Scorer(np.zeros((4, N_ITEMS)))
     with pytest.raises(NoiseRateError, match="Expected losses that differ, got all 2 equal to 1"):
         tracker.examine(scorer, with_noise_rate=True)
@@ -366,7 +385,7 @@ def test_losses_are_scaled_over_all_when_the_config_says_so():
     for normalization in ("user", "global"):
         tracker = small(loss_normalization=normalization)
         # per user one high loss of two; over all, user 2's three against the rest
-        tracker.record(ids(range(5)), torch.tensor([0.0, 1.0, 500.0, 500.0, 501.0]))
+        tracker.record(ids(range(5)), floats([0.0, 1.0, 500.0, 500.0, 501.0]))
         found[normalization] = tracker.examine(constant, with_noise_rate=True).noise_rate.value
     assert found["user"] == pytest.approx(2 / 5, abs=1e-3)
     assert found["global"] == pytest.approx(3 / 5, abs=1e-3)
@@ -400,7 +419,7 @@ def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
     for epoch in epochs:
         for places, losses in run.batches[epoch]:
             found.append(tracker.features(ids(places), torch.from_numpy(losses)).tolist())
-            tracker.record(ids(places), torch.from_numpy(losses))
+            tracker.record(ids(places), losses)
         scorer = Scorer(run.scores[epoch])
         findings = tracker.examine(scorer, with_noise_rate=True)
         found += [scorer.asked, findings.noise_rate, tracker.commit(findings)]
@@ -422,7 +441,7 @@ def test_a_loaded_state_goes_on_identically(epochs):
     first, run = resumable()
     advance(first, run, range(epochs))
     places, losses = run.batches[epochs][0]
-    first.record(ids(places), torch.from_numpy(losses))  # and in the middle of an epoch
+    first.record(ids(places), losses)  # and in the middle of an epoch
     stored = io.BytesIO()
     torch.save(first.state_dict(), stored)
     stored.seek(0)
@@ -442,7 +461,7 @@ def test_a_state_taken_or_loaded_is_not_changed_by_going_on():
     first, run = resumable()
     advance(first, run, range(2))
     places, losses = run.batches[2][0]
-    first.record(ids(places), torch.from_numpy(losses))  # so that some losses are known
+    first.record(ids(places), losses)  # so that some losses are known
     state = first.state_dict()
     kept = copy.deepcopy(state)
     second, _ = resumable()

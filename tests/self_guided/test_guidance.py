@@ -9,23 +9,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from sgdl_wrap.self_guided.guidance import Guidance, choose_guidance
 from tests.models_zoo import stream_states
 
 B = 12
-USERS = torch.arange(B) % 4
-ITEMS = torch.arange(B) + 100
-IDS = torch.tensor([7, -1, 3, 9, -1, -1, 4, 11, -1, 2, -1, 5])
-MEMORIZED = torch.tensor([1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0]).bool()
+USERS = np.arange(B) % 4
+ITEMS = np.arange(B) + 100
+IDS = np.array([7, -1, 3, 9, -1, -1, 4, 11, -1, 2, -1, 5])
+MEMORIZED = np.array([1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0], dtype=bool)
+BATCH = (torch.from_numpy(USERS), torch.from_numpy(ITEMS), torch.from_numpy(IDS >= 0).float())
 OUTSIDE = {101, 105, 110}  # items of the negatives that the model ranks low
 
 
-def outside_list(users: Tensor, items: Tensor) -> Tensor:
+def outside_list(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     assert users.tolist() == [(item - 100) % 4 for item in items.tolist()]
     assert all(int(IDS[item - 100]) < 0 for item in items.tolist()), "asked of an observed pair"
-    return torch.tensor([item in OUTSIDE for item in items.tolist()], dtype=torch.bool)
+    return np.array([item in OUTSIDE for item in items.tolist()], dtype=bool)
 
 
 def choose(**changes: Any) -> Guidance | None:
@@ -37,7 +37,7 @@ def choose(**changes: Any) -> Guidance | None:
         "generator": torch.Generator().manual_seed(0),
     }
     arguments.update(changes)
-    batch = arguments.pop("batch", (USERS, ITEMS, (IDS >= 0).float()))
+    batch = arguments.pop("batch", BATCH)
     memorized = arguments.pop("memorized", MEMORIZED)
     ids = arguments.pop("ids", IDS)
     return choose_guidance(batch, ids, memorized, USERS, ITEMS, **arguments)
@@ -61,10 +61,10 @@ def test_positives_alone_guide_where_asked_for() -> None:
 
 
 def test_nothing_memorized_gives_no_guidance() -> None:
-    nothing = torch.zeros(B, dtype=torch.bool)
+    nothing = np.zeros(B, dtype=bool)
     assert choose(memorized=nothing, with_negatives=False) is None
     none_outside = choose(
-        memorized=nothing, outside_list=lambda users, items: torch.zeros(len(users)).bool()
+        memorized=nothing, outside_list=lambda users, items: np.zeros(len(users), dtype=bool)
     )
     assert none_outside is None
 
@@ -74,7 +74,7 @@ def test_a_batch_that_cannot_be_sliced_is_kept_whole() -> None:
     assert guidance is not None
     assert guidance.rows is not None
     assert guidance.rows.tolist() == [0, 1, 2, 5, 6, 7, 9, 10]
-    assert torch.equal(guidance.batch[1], ITEMS)
+    assert guidance.batch[1].tolist() == ITEMS.tolist()
     losses = torch.arange(B) * 1.0
     assert guidance.select(losses).tolist() == [0, 1, 2, 5, 6, 7, 9, 10]
 
@@ -88,7 +88,7 @@ def test_all_losses_of_a_sliced_batch_count() -> None:
 
 @pytest.mark.parametrize("sliceable", [True, False])
 def test_guidance_does_not_change_when_the_loader_reuses_its_buffers(sliceable: bool) -> None:
-    items = ITEMS.clone()
+    items = torch.from_numpy(ITEMS).clone()
     labels = np.ones(B, dtype=np.float32)
     guidance = choose(batch={"item": items, "label": labels, "name": "x"}, sliceable=sliceable)
     assert guidance is not None
@@ -111,14 +111,14 @@ def test_guidance_does_not_change_when_the_loader_reuses_its_buffers(sliceable: 
 def test_only_what_is_memorized_guides_and_never_more_than_asked(
     kinds: list[str], outside: list[bool], size: int | None, with_negatives: bool, seed: int
 ) -> None:
-    memorized = torch.tensor([kind == "memorized" for kind in kinds])
-    ids = torch.tensor([-1 if kind == "negative" else row for row, kind in enumerate(kinds)])
+    memorized = np.array([kind == "memorized" for kind in kinds])
+    ids = np.array([-1 if kind == "negative" else row for row, kind in enumerate(kinds)])
     guidance = choose(
         ids=ids,
         memorized=memorized,
         size=size,
         with_negatives=with_negatives,
-        outside_list=lambda users, items: torch.tensor(outside)[items - 100],
+        outside_list=lambda users, items: np.array(outside)[items - 100],
         generator=torch.Generator().manual_seed(seed),
         sliceable=False,
     )
@@ -147,7 +147,7 @@ def test_draws_are_uniform_over_the_memorized_and_use_their_own_generator() -> N
         assert len(guidance.rows) == 2
         counts[guidance.rows.numpy()] += 1
     assert stream_states() == before
-    chosen = MEMORIZED.numpy()
+    chosen = MEMORIZED
     assert not counts[~chosen].any()
     share = 2 / chosen.sum()
     deviation = np.sqrt(share * (1 - share) / draws)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class Scene:
     def __init__(self, case: Case, config: DenoiserConfig) -> None:
         self.case, self.config = case, config
         n = len(case.guidance["item"] if isinstance(case.guidance, dict) else case.guidance[0])
-        self.memorized = torch.arange(3, 3 + 2 * n)
+        self.memorized = np.arange(3, 3 + 2 * n)
         self.ids = self.memorized[1 : n + 1]
         self.learner = SelfGuidedLearner(
             self.memorized, config, device=torch.device("cpu"), dtype=case.dtype
@@ -70,7 +71,7 @@ class Scene:
         psi = self.learner.weighting.parameters()
         self.psi = [p.detach().clone().requires_grad_() for p in psi]
 
-    def _visit(self, ids: Tensor, generator: torch.Generator) -> None:
+    def _visit(self, ids: np.ndarray, generator: torch.Generator) -> None:
         losses = torch.rand(len(ids), generator=generator).to(self.case.dtype)
         products = torch.randn(len(ids), generator=generator).to(self.case.dtype)
         self.learner.selector.record(ids, losses, products)
@@ -325,19 +326,35 @@ def test_scheduler_gradient_equals_the_reference(
     disorder = -(probabilities * torch.log(probabilities)).sum()
     objective = (soft * assumed).sum() - entropy * spread * disorder
     expected = torch.autograd.grad(objective, list(phi.values()))
-    optimizer = scene.learner.selector.optimizer
-    assert optimizer is not None
-    found = first_adam_gradient(optimizer, list(module.parameters()))
+    found = first_adam_gradient(scene.learner.optimizer, list(module.parameters()))
     # the entropy's gradient nearly vanishes at a π that is nearly uniform, by cancellation
     cancellation = 5.0 if entropy > 0 else 1.0
     assert relative_gap(found, list(expected)) <= cancellation * TOLERANCE[dtype]
 
 
+def test_phi_takes_one_step_of_adam_at_its_own_rate_beside_psi() -> None:
+    config = DenoiserConfig(meta_lr=0.02, denoising_scheduler_lr=0.007, gumbel_tau=0.8)
+    scene = Scene(make("neumf", torch.float64), config)
+    module = scene.learner.selector.network
+    assert module is not None
+    phi = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    step = scene.learn()
+    found = list(module.parameters())
+    gradients = first_adam_gradient(scene.learner.optimizer, found)
+    for group, gradient in ((scene.psi, step.weighting_gradients), (phi, gradients)):
+        for parameter, value in zip(group, gradient, strict=True):
+            parameter.grad = value.clone()
+    torch.optim.Adam([{"params": scene.psi, "lr": 0.02}, {"params": phi, "lr": 0.007}]).step()
+    assert relative_gap(found, phi) <= 1e-12
+    assert relative_gap(list(scene.learner.weighting.parameters()), scene.psi) <= 1e-12
+    assert all(p.grad is None for p in found)
+
+
 def test_memorized_negatives_share_equally_and_the_scheduler_divides_the_rest() -> None:
     case = make("mlp", torch.float64)
     scene = Scene(case, DenoiserConfig(gumbel_draws=16))
-    ids = scene.ids.clone()
-    negatives = torch.tensor([0, 3, 4])
+    ids = scene.ids.copy()
+    negatives = np.array([0, 3, 4])
     ids[negatives] = -1
     scene.guidance = Guidance(case.guidance, None, ids)
     shares = scene.learn().shares
@@ -347,16 +364,22 @@ def test_memorized_negatives_share_equally_and_the_scheduler_divides_the_rest() 
     assert torch.allclose(rest, rest.round(), atol=1e-9)
 
 
-def test_guidance_of_negatives_alone_leaves_the_scheduler_as_it_is() -> None:
+@pytest.mark.parametrize("steps_before", [0, 2], ids=["at rest", "with momentum"])
+def test_guidance_of_negatives_alone_leaves_the_scheduler_as_it_is(steps_before: int) -> None:
     case = make("mlp", torch.float64)
     scene = Scene(case, DenoiserConfig())
-    scene.guidance = Guidance(case.guidance, None, torch.full_like(scene.ids, -1))
+    for _ in range(steps_before):
+        scene.learn()
+    psi = [p.detach().clone() for p in scene.learner.weighting.parameters()]
+    scene.guidance = Guidance(case.guidance, None, np.full_like(scene.ids, -1))
     module = scene.learner.selector.network
     assert module is not None
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     shares = scene.learn().shares
     assert torch.allclose(shares, torch.full_like(shares, 1 / len(shares)))
     assert_identical({n: p.detach() for n, p in module.named_parameters()}, before)
+    now = scene.learner.weighting.parameters()
+    assert not any(torch.equal(p, old) for p, old in zip(now, psi, strict=True))
 
 
 def test_the_better_half_of_the_latest_visits_guides_under_top_f() -> None:
@@ -396,7 +419,7 @@ def test_paper_similarity_records_the_cosines_of_equation_10() -> None:
     cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(here, there, strict=True)]
     assert scene.learner.selector.factors is not None
     slots = scene.learner.selector.factors.slots(scene.ids)
-    factors, visits = scene.learner.selector.factors.sequences(slots)
+    factors, visits = map(torch.from_numpy, scene.learner.selector.factors.sequences(slots))
     assert visits.tolist() == [1] * len(scene.ids)
     assert torch.allclose(factors[0, :, 0], losses, rtol=1e-12)
     assert factors[0, :, 1].tolist() == pytest.approx(cosines, abs=1e-12)
@@ -486,7 +509,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         return users, positives, torch.randint(11, (12,), generator=generator)
 
     training, held = draw(), draw()
-    ids = torch.arange(12)
+    ids = np.arange(12)
     gradients = []
     for sparse in (False, True):
         model = _Factors(sparse).double()

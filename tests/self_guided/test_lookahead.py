@@ -9,12 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sgdl_wrap.self_guided.lookahead import (
-    Lookahead,
-    assumed_update,
-    gradient_products,
-    vector_jacobian,
-)
+from sgdl_wrap.self_guided.gradients import assumed_update, gradient_products, vector_jacobian
+from sgdl_wrap.self_guided.lookahead import Lookahead
 from tests.models_zoo import (
     UNROLLED,
     ZOO,

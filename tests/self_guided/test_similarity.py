@@ -7,12 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sgdl_wrap.self_guided.lookahead import (
-    Lookahead,
-    assumed_update,
-    gradient_products,
-    vector_jacobian,
-)
+from sgdl_wrap.self_guided.gradients import assumed_update, gradient_products, vector_jacobian
+from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import gradient_cosines, standardized
 from tests.models_zoo import UNROLLED, make, seeded
 

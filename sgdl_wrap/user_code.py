@@ -1,0 +1,128 @@
+"""The user's model, loss and scores, and how the denoiser calls them without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sgdl_wrap.checks import check_losses
+from sgdl_wrap.preflight import check_lookahead, is_sliceable
+from sgdl_wrap.random_streams import RandomStreams
+from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
+from sgdl_wrap.without_trace import evaluating, undisturbed
+
+ScoreFn = Callable[[Any, Tensor, Tensor], Tensor]  # (model, users, items) -> (K,) scores
+
+
+class UserCode:
+    """What the user handed over to be called.
+
+    Args:
+        model: the recommender.
+        loss_fn: ``loss_fn(model, batch) -> (B,)`` per-sample losses.
+        score_fn: ``score_fn(model, users, items) -> (K,)``; None calls the model.
+        seed: of the random streams that serve calls which the plain loop would not make.
+
+    Attributes:
+        modules: what training consists of: the model, and the loss where that is a module too.
+        streams: the user's global random streams, kept as they are.
+        lookahead: losses at other parameters; None until a batch was tried.
+        sliceable: whether rows of a batch have the losses that they have in it; None as long as
+            no batch could tell.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFn, score_fn: ScoreFn | None, *, seed: int
+    ) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self._score_fn = score_fn
+        self.modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
+        self.streams = RandomStreams(seed)
+        self.lookahead: Lookahead | None = None
+        self.sliceable: bool | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def losses(self, batch: Any, size: int | None, where: str) -> tuple[Tensor, Tensor]:
+        """L(θ) of a batch, (B,), and its mean, checked, with their graph.
+
+        Raises:
+            LossError: losses of another shape than (size,), or not finite.
+        """
+        losses = self.loss_fn(self.model, batch)
+        return losses, check_losses(losses, size, where)
+
+    def losses_aside(self, batch: Any, size: int | None) -> Tensor:
+        """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
+        with self._aside(advance=False):
+            losses, _ = self.losses(batch, size, "this batch")
+        return losses
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of pairs in evaluation mode, (K,), without graph."""
+        with self._aside():
+            users, items = users.to(self.device), items.to(self.device)
+            if self._score_fn is None:
+                scores: Tensor = self.model(users, items)
+            else:
+                scores = self._score_fn(self.model, users, items)
+        return scores
+
+    def prepare(self, batch: Any, size: int) -> Lookahead:
+        """The lookahead, built and tried at the first batch; nothing of the user's changes.
+
+        Raises:
+            LossError, UnsupportedModelError: the loss would be silently wrong in Phase II.
+        """
+        if self.lookahead is None:
+            self.lookahead = self._tried(batch, size)
+        if self.sliceable is None:
+            self.sliceable = is_sliceable(
+                self.modules, self.model, self.loss_fn, batch, size, self.streams
+            )
+        return self.lookahead
+
+    def renew(self, batch: Any, size: int) -> Lookahead:
+        """A new lookahead, after parameters were exchanged, frozen or thawed."""
+        self.lookahead = self._tried(batch, size)
+        return self.lookahead
+
+    def _tried(self, batch: Any, size: int) -> Lookahead:
+        lookahead = Lookahead(self.model, self.loss_fn)
+        self.streams.guard_foreign = check_lookahead(
+            self.modules, self.model, self.loss_fn, lookahead, batch, size, self.streams
+        )
+        return lookahead
+
+    @contextmanager
+    def _aside(self, *, advance: bool = True) -> Iterator[None]:
+        """An evaluation that the plain loop would not make."""
+        with (
+            undisturbed(self.modules, buffers=False),
+            evaluating(self.modules),
+            self.streams.own(self.device, advance=advance),
+            torch.no_grad(),
+        ):
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random streams, and what trying the loss has told."""
+        return {
+            "streams": self.streams.state(),
+            "sliceable": self.sliceable,
+            "draws_foreign": self.streams.guard_foreign,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave; all of it or, on an error, nothing."""
+        sliceable, draws_foreign = state["sliceable"], bool(state["draws_foreign"])
+        self.streams.restore(state["streams"])
+        self.sliceable, self.streams.guard_foreign = sliceable, draws_foreign
