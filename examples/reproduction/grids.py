@@ -61,7 +61,7 @@ def _embedding_l2(model: nn.Module, batch: Batch) -> Tensor:
 # would be no fair rival.
 BENCHES = {
     "lightgcn": Bench(
-        recipe=replace(RECIPES["lightgcn"], epochs=400),
+        recipe=replace(RECIPES["lightgcn"], epochs=800),
         evaluate_every=5,
         patience=80,
         base=[
