@@ -113,7 +113,7 @@ class SelfGuidedLearner:
             dense = [value for value in virtual if isinstance(value, Tensor)]
             self._record_cosines(guidance, guidance_losses, dense, lookahead, streams)
         selection = self.selector.select(guidance.ids)
-        shares = selection.shares.detach()
+        shares = selection.shares
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
         products = gradient_products(ascent, vector, gradient_at(guidance_loss, virtual))
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>

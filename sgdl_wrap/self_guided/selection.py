@@ -1,4 +1,4 @@
-"""A differentiable draw of guidance samples: straight-through Gumbel-softmax (Eq. 11, 12)."""
+"""Drawing guidance samples, and its gradient: straight-through Gumbel-softmax (Eq. 11, 12)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,49 @@ def gumbel_noise(
     return drawn.log_().neg_().log_().neg_().to(device=device, dtype=dtype)
 
 
-def guidance_shares(logits: Tensor, noise: Tensor, tau: float) -> Tensor:
-    """c_m: how much of the guidance each sample gives, the mean of straight-through draws.
+def soft_draws(logits: Tensor, noise: Tensor, tau: float) -> Tensor:
+    """y = softmax((log π + ε) / τ), π = softmax(o), (draws, n)   (Eq. 11, 12).
 
-    π = softmax(o)  (Eq. 11);  y = softmax((log π + ε) / τ)  (Eq. 12, the Gumbel noise inside the
-    bracket: the printed bracket is a slip). Forward, a draw is one-hot at the largest y; backward
-    it is y.
+    The Gumbel noise stands inside the bracket: the printed bracket is a slip. Without graph.
 
     Args:
         logits: o, (n,).
         noise: ε, (draws, n), Gumbel.
         tau: τ.
-
-    Returns:
-        c, (n,), summing to 1.
     """
-    soft = torch.softmax((torch.log_softmax(logits, dim=0) + noise) / tau, dim=1)
-    hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1.0)
-    return (hard - soft.detach() + soft).mean(dim=0)
+    with torch.no_grad():
+        return torch.softmax((torch.log_softmax(logits, dim=0) + noise) / tau, dim=1)
+
+
+def guidance_shares(soft: Tensor) -> Tensor:
+    """c_m: how much of the guidance each sample gives, (n,), summing to 1.
+
+    The mean of the draws, each of them one-hot at the largest y; :func:`shares_gradient` takes
+    them for y (straight-through).
+    """
+    draws, n = soft.shape
+    wins = torch.bincount(soft.argmax(dim=1), minlength=n)
+    return wins.to(soft.dtype) / draws
+
+
+def shares_gradient(soft: Tensor, losses: Tensor, tau: float) -> Tensor:
+    """d(Σ_m c_m L_m)/do = (1/D) Σ_d y_d (L - <y_d, L>) / τ, (n,); D draws.
+
+    From dy_dm/dlog π_j = y_dm (δ_mj - y_dj) / τ; as these add up to 0, the gradient in log π is the
+    gradient in o.
+
+    Args:
+        soft: y, (D, n).
+        losses: L, (n,).
+    """
+    centred = losses - losses.mean()  # changes nothing but the rounding
+    gradient: Tensor = (soft * (centred - (soft @ centred)[:, None])).mean(dim=0) / tau
+    return gradient
+
+
+def negative_entropy_gradient(logits: Tensor) -> Tensor:
+    """d(Σ_m π_m log π_m)/do = π (log π + H), (n,); H the entropy of π = softmax(o)."""
+    log_probabilities = torch.log_softmax(logits, dim=0)
+    terms = log_probabilities.exp() * log_probabilities
+    gradient: Tensor = terms - log_probabilities.exp() * terms.sum()
+    return gradient

@@ -12,7 +12,13 @@ from torch import Tensor
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.self_guided.denoising_scheduler import LSTMScheduler, MLPScheduler, top_f
 from sgdl_wrap.self_guided.factors import FactorHistory
-from sgdl_wrap.self_guided.selection import guidance_shares, gumbel_noise
+from sgdl_wrap.self_guided.selection import (
+    guidance_shares,
+    gumbel_noise,
+    negative_entropy_gradient,
+    shares_gradient,
+    soft_draws,
+)
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,27 @@ class Selection:
     """How much each guidance sample counts.
 
     Attributes:
-        shares: c, (n,), summing to 1; with a graph to φ where φ is learned.
-        log_probabilities: log π of the samples that the scheduler saw, with a graph to φ.
+        shares: c, (n,), summing to 1.
+        scheduled: what the scheduler made of the samples it saw; None without one.
     """
 
     shares: Tensor
-    log_probabilities: Tensor | None = None
+    scheduled: Scheduled | None = None
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """The scheduler's choice among the samples that have a history.
+
+    Attributes:
+        places: theirs among the guidance samples, (m,) int64; None for all.
+        logits: o, (m,), with a graph to φ.
+        soft: y of Eq. 12, (draws, m).
+    """
+
+    places: Tensor | None
+    logits: Tensor
+    soft: Tensor
 
 
 class GuidanceSelector:
@@ -74,31 +95,29 @@ class GuidanceSelector:
         Memorized negatives are drawn anew each epoch and have no history: they share equally, and
         the scheduler divides what is left among the memorized interactions (deviation 13).
         """
-        n = len(ids)
-        rows = np.flatnonzero(ids >= 0)
-        if self.factors is None or len(rows) == 0:
-            return Selection(torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype))
-        found = self._scheduled(self.factors, ids[rows])
-        if len(rows) == n:
-            return found
+        n, rows = len(ids), np.flatnonzero(ids >= 0)
         equal = torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype)
-        places = torch.from_numpy(rows).to(self._device)
-        shares = equal.index_copy(0, places, found.shares * (len(rows) / n))
-        return Selection(shares, found.log_probabilities)
-
-    def _scheduled(self, history: FactorHistory, ids: np.ndarray) -> Selection:
-        sequences = history.sequences(history.slots(ids))
+        if self.factors is None or len(rows) == 0:
+            return Selection(equal)
+        places = None if len(rows) == n else torch.from_numpy(rows).to(self._device)
+        sequences = self.factors.sequences(self.factors.slots(ids[rows]))
         factors, visits = (torch.from_numpy(part).to(self._device) for part in sequences)
+        scheduled = None
         if self.network is None:
-            latest = factors[visits - 1, torch.arange(len(ids), device=factors.device)]
-            return Selection(top_f(latest))
-        log_probabilities = torch.log_softmax(self.network(factors, visits), dim=0)
-        noise = gumbel_noise(
-            (self.config.gumbel_draws, len(ids)), self.generator,
-            dtype=log_probabilities.dtype, device=log_probabilities.device,
-        )
-        shares = guidance_shares(log_probabilities, noise, self.config.gumbel_tau)
-        return Selection(shares, log_probabilities)
+            latest = factors[visits - 1, torch.arange(len(rows), device=self._device)]
+            shares = top_f(latest)
+        else:
+            logits = self.network(factors, visits)
+            noise = gumbel_noise(
+                (self.config.gumbel_draws, len(rows)), self.generator,
+                dtype=logits.dtype, device=logits.device,
+            )
+            soft = soft_draws(logits, noise, self.config.gumbel_tau)
+            scheduled = Scheduled(places, logits, soft)
+            shares = guidance_shares(soft)
+        if places is not None:
+            shares = equal.index_copy(0, places, shares * (len(rows) / n))
+        return Selection(shares, scheduled)
 
     def gradients(self, selection: Selection, guidance_losses: Tensor) -> list[Tensor] | None:
         """d/dφ of Σ_m c_m L_m(θ̂) - λ s H(π), H the entropy of π (Eq. 8); None without φ.
@@ -111,16 +130,20 @@ class GuidanceSelector:
         Args:
             guidance_losses: L(θ̂), (n,), detached.
         """
-        log_probabilities = selection.log_probabilities
-        if self.network is None or log_probabilities is None:
+        scheduled = selection.scheduled
+        if self.network is None or scheduled is None:
             return None
-        losses = guidance_losses.to(selection.shares.dtype)
-        objective = (selection.shares * losses).sum()
-        strength = self.config.denoising_scheduler_entropy
-        if strength > 0:
-            negative_entropy = (log_probabilities.exp() * log_probabilities).sum()
-            objective = objective + strength * losses.std(unbiased=False) * negative_entropy
-        return list(torch.autograd.grad(objective, list(self.network.parameters())))
+        losses, places = guidance_losses.to(selection.shares.dtype), scheduled.places
+        seen = losses if places is None else losses[places]
+        with torch.no_grad():
+            in_logits = shares_gradient(scheduled.soft, seen, self.config.gumbel_tau)
+            in_logits *= len(seen) / len(losses)  # the part that these samples divide
+            strength = self.config.denoising_scheduler_entropy
+            if strength > 0:
+                spread = losses.std(unbiased=False)
+                in_logits += strength * spread * negative_entropy_gradient(scheduled.logits)
+        parameters = list(self.network.parameters())
+        return list(torch.autograd.grad(scheduled.logits, parameters, in_logits))
 
     def state_dict(self) -> dict[str, Any]:
         """φ and the factor history; live tensors."""

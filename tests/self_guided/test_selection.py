@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from sgdl_wrap.self_guided.selection import guidance_shares, gumbel_noise
+from sgdl_wrap.self_guided.selection import (
+    guidance_shares,
+    gumbel_noise,
+    negative_entropy_gradient,
+    shares_gradient,
+    soft_draws,
+)
 from tests.models_zoo import stream_states
 
 CPU = torch.device("cpu")
@@ -35,7 +41,9 @@ def test_forward_is_the_mean_of_one_hot_draws(
     logits, noise = drawn
     winners = (np.log(softmax(logits, 0)) + noise).argmax(axis=1)
     expected = np.bincount(winners, minlength=6) / 9
-    found = guidance_shares(torch.from_numpy(logits), torch.from_numpy(noise), tau)
+    soft = soft_draws(torch.from_numpy(logits), torch.from_numpy(noise), tau)
+    assert soft.mean(dim=0).tolist() == pytest.approx(soft_shares(logits, noise, tau).tolist())
+    found = guidance_shares(soft)
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
     assert float(found.sum()) == pytest.approx(1.0)
 
@@ -46,9 +54,8 @@ def test_backward_is_the_gradient_of_the_soft_draws(
 ) -> None:
     logits, noise = drawn
     losses = np.random.default_rng(8).normal(size=6)
-    parameter = torch.from_numpy(logits.copy()).requires_grad_()
-    shares = guidance_shares(parameter, torch.from_numpy(noise), tau)
-    (found,) = torch.autograd.grad((shares * torch.from_numpy(losses)).sum(), parameter)
+    soft = soft_draws(torch.from_numpy(logits), torch.from_numpy(noise), tau)
+    found = shares_gradient(soft, torch.from_numpy(losses), tau)
 
     step = 1e-6 * tau
     expected = np.empty(6)
@@ -60,10 +67,22 @@ def test_backward_is_the_gradient_of_the_soft_draws(
         expected[place] = difference @ losses / (2 * step)
     assert np.abs(found.numpy() - expected).max() <= 1e-6 * np.abs(expected).max()
 
-    # by hand: dy_dm/dlogπ_j = y_dm (δ_mj - y_dj) / τ, and Σ_m dlogπ_m = 0 leaves it as it is
-    y = softmax((np.log(softmax(logits, 0)) + noise) / tau, 1)
-    by_hand = (y * (losses - (y @ losses)[:, None])).mean(axis=0) / tau
-    assert np.abs(found.numpy() - by_hand).max() <= 1e-10 * np.abs(by_hand).max()
+    # and of the draws that autograd sees
+    parameter = torch.from_numpy(logits.copy()).requires_grad_()
+    log_probabilities = torch.log_softmax(parameter, dim=0)
+    draws = torch.softmax((log_probabilities + torch.from_numpy(noise)) / tau, dim=1)
+    objective = (draws.mean(dim=0) * torch.from_numpy(losses)).sum()
+    (slow,) = torch.autograd.grad(objective, parameter)
+    assert torch.allclose(found, slow, rtol=1e-10, atol=1e-10 * float(slow.abs().max()))
+
+
+def test_gradient_of_the_negative_entropy_is_what_autograd_finds(
+    drawn: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits = torch.from_numpy(drawn[0].copy()).requires_grad_()
+    probabilities = torch.softmax(logits, dim=0)
+    (slow,) = torch.autograd.grad((probabilities * probabilities.log()).sum(), logits)
+    assert torch.allclose(negative_entropy_gradient(logits.detach()), slow, rtol=1e-10, atol=1e-15)
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -72,7 +91,7 @@ def test_draws_follow_the_probabilities() -> None:
     noise = gumbel_noise(
         (draws, 5), torch.Generator().manual_seed(0), dtype=torch.float64, device=CPU
     )
-    shares = guidance_shares(logits, noise, 0.05).numpy()
+    shares = guidance_shares(soft_draws(logits, noise, 0.05)).numpy()
     probabilities = softmax(logits.numpy(), 0)
     deviation = np.sqrt(probabilities * (1 - probabilities) / draws)
     assert (np.abs(shares - probabilities) < 4.5 * deviation).all()
@@ -102,13 +121,13 @@ def test_noise_is_the_same_for_the_same_generator_and_in_the_dtype_asked_for() -
 
 
 def test_certain_samples_take_everything_without_nan() -> None:
-    logits = torch.tensor([200.0, 0.0, -200.0], requires_grad=True)
-    noise = torch.zeros(4, 3)
-    shares = guidance_shares(logits, noise, 0.05)
-    assert shares.tolist() == [1.0, 0.0, 0.0]
-    (gradient,) = torch.autograd.grad((shares * torch.tensor([1.0, 2.0, 3.0])).sum(), logits)
-    assert torch.isfinite(gradient).all()
+    logits = torch.tensor([200.0, 0.0, -200.0])
+    soft = soft_draws(logits, torch.zeros(4, 3), 0.05)
+    assert guidance_shares(soft).tolist() == [1.0, 0.0, 0.0]
+    assert shares_gradient(soft, torch.tensor([1.0, 2.0, 3.0]), 0.05).isfinite().all()
+    assert negative_entropy_gradient(logits).isfinite().all()
 
 
 def test_a_single_sample_guides_alone() -> None:
-    assert guidance_shares(torch.tensor([-3.0]), torch.zeros(2, 1), 0.05).tolist() == [1.0]
+    soft = soft_draws(torch.tensor([-3.0]), torch.zeros(2, 1), 0.05)
+    assert guidance_shares(soft).tolist() == [1.0]
