@@ -36,6 +36,7 @@ from sgdl_wrap.errors import (
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
+from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
@@ -546,7 +547,7 @@ class SelfGuidedDenoiser:
             findings = self._tracker.examine(
                 self._user.score,
                 with_noise_rate=phase is Phase.MEMORIZATION,
-                progress=lambda done, total: logger.debug("ranked %d of %d", done, total),
+                progress=ProgressLog("ranked", "interactions"),
             )
         memorized = self._tracker.commit(findings)
         noise_rate = self.noise_rate

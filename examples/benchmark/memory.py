@@ -59,21 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     workload = build(case, options.data)
     denoiser = memorizing(workload) if options.variant == "phase1" else None
     step = make(options.variant, workload) if denoiser is None else denoised(workload, denoiser)
-    _set_mark_back()
+    set_mark_back()
     for number in range(options.steps):
         step(workload.batches[number % len(workload.batches)])
     if denoiser is not None:  # the end of an epoch belongs to Phase I
         watch_epoch(denoiser, workload)
         denoiser.end_epoch()
-    print(json.dumps(_mark_mib()))
+    print(json.dumps(mark_mib()))
 
 
-def _set_mark_back() -> None:
+def set_mark_back() -> None:
     with contextlib.suppress(OSError):  # the mark then covers the building too
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _mark_mib() -> float:
+def mark_mib() -> float:
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -50,11 +50,13 @@ def scale_per_user(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
     sizes = np.diff(starts, append=len(users))
     # halves are subtracted, so that losses near the type's limits cannot overflow
-    half = losses.astype(np.float64) * 0.5
-    low = np.minimum.reduceat(half, starts)
-    spread = np.maximum.reduceat(half, starts) - low
+    scaled: np.ndarray = losses.astype(np.float64)
+    scaled *= 0.5
+    low = np.minimum.reduceat(scaled, starts)
+    spread = np.maximum.reduceat(scaled, starts) - low
     spread[spread == 0] = np.inf
-    scaled: np.ndarray = (half - np.repeat(low, sizes)) / np.repeat(spread, sizes)
+    scaled -= np.repeat(low, sizes)  # in place: they may be many
+    scaled /= np.repeat(spread, sizes)
     return scaled
 
 
@@ -87,7 +89,8 @@ def estimate_noise_rate(
     from sklearn.mixture import GaussianMixture
 
     seen = ~np.isnan(losses)
-    losses, users = losses[seen], users[seen]
+    if not seen.all():
+        losses, users = losses[seen], users[seen]
     if len(losses) < 2:
         raise NoiseRateError(
             f"Expected at least two losses to estimate a noise rate, got {len(losses)}. "

@@ -60,9 +60,9 @@ def ordinals(scores: Tensor) -> Tensor:
     """Integers of the same order and the same ties, int64 in [-2**31, 2**31).
 
     Args:
-        scores: (K,) floats, finite.
+        scores: (K,), finite.
     """
-    if scores.dtype == torch.float64:
+    if scores.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         _, places = torch.unique(scores, return_inverse=True)
         return torch.as_tensor(places)
     # the bits of a float count up with it, those of a negative one down; + 0 makes -0 equal to 0

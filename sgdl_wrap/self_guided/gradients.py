@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sgdl_wrap.self_guided.tables import Lookup, RowGradient, RowUpdate
+from sgdl_wrap.self_guided.tables import Lookup, RowGradient, RowUpdate, known_lookups
 
 
 def vector_jacobian(
@@ -45,8 +45,10 @@ def ascent_direction(
 
     Args:
         losses, vector: as of :func:`vector_jacobian`.
-        lookups: of some parameters, by their place; all that the losses depend on them by.
+        lookups: of some parameters, by their place; left out where the losses depend on the
+            parameter by more than these.
     """
+    lookups = known_lookups(losses, parameters, lookups)
     known = [lookups.get(place, []) for place in range(len(parameters))]
     variables = [
         [look.rows for look in looks] if looks else [p]

@@ -6,16 +6,24 @@ The only importer of `higher`.
 from __future__ import annotations
 
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sgdl_wrap.self_guided.tables import LARGE, Lookup, LookupWatch, MovedTables, RowUpdate
+from sgdl_wrap.self_guided.tables import (
+    LARGE,
+    Lookup,
+    LookupWatch,
+    MovedTable,
+    RowUpdate,
+    reached,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # an invalid escape in higher's source
@@ -122,11 +130,7 @@ class Lookahead:
             yield lookups
         lookups.update(watch.lookups())
         for number in set(self._tables) - set(lookups):
-            del self._tables[number]  # a model that does so once will do so again
-            logger.info(
-                "%s is used other than by F.embedding: steps that learn copy all of it",
-                self.names[number],
-            )
+            self._copy_from_now_on(number)
 
     def losses(self, virtual: Sequence[Tensor | RowUpdate], batch: Any) -> Tensor:
         """L(θ̂): per-sample losses, (B,), with a graph to the virtual parameters.
@@ -137,17 +141,32 @@ class Lookahead:
             virtual: one tensor, or table of moved rows, for each of :attr:`parameters`.
             batch: what the user's loader gives.
         """
-        parameters: list[Tensor] = [p.detach() for p in self._all]
-        moved = []
-        for place, value in zip(self._trainable, virtual, strict=True):
-            if isinstance(value, RowUpdate):
-                moved.append((parameters[place], value))
-            else:
-                parameters[place] = value
-        self._place(parameters)
-        with MovedTables(moved) if moved else nullcontext():
-            losses: Tensor = self._functional(batch)
+        values = [v.stand_in() if isinstance(v, RowUpdate) else v for v in virtual]
+        losses = self._losses(values, batch)
+        stand_ins = {n: v for n, v in enumerate(values) if isinstance(v, MovedTable)}
+        unnoticed = reached(losses, stand_ins)
+        if unnoticed:  # what used them did not see that they stand in for a table
+            for number in unnoticed:
+                self._copy_from_now_on(number)
+                values[number] = stand_ins[number].update.whole()
+            losses = self._losses(values, batch)
         return losses
+
+    def _losses(self, values: list[Tensor], batch: Any) -> Tensor:
+        parameters: list[Tensor] = [p.detach() for p in self._all]
+        for place, value in zip(self._trainable, values, strict=True):
+            parameters[place] = value
+        self._place(parameters)
+        losses: Tensor = self._functional(batch)
+        return losses
+
+    def _copy_from_now_on(self, number: int) -> None:
+        # a model that uses a table whole once will do so again
+        if self._tables.pop(number, None) is not None:
+            logger.info(
+                "%s is used other than by F.embedding: steps that learn copy all of it",
+                self.names[number],
+            )
 
     def release(self) -> None:
         """Lets go of the last virtual parameters and their graph."""
@@ -184,7 +203,7 @@ class _Twin:
             (name, p, p is not None and p.requires_grad)
             for name, p in original._parameters.items()
         ]
-        self._n_children = len(original._modules)
+        self._children = list(original._modules.values())
         numbers = {id(p): i for i, p in enumerate(parameters)}
         self._slots = [
             (name, numbers[id(p)])
@@ -203,10 +222,10 @@ class _Twin:
 
     def is_current(self) -> bool:
         """Whether the original has the parameters and children it had, frozen or not as then."""
-        now = self.original._parameters
-        if len(now) != len(self._owned) or len(self.original._modules) != self._n_children:
+        now, children = self.original._parameters, self.original._modules.values()
+        if len(now) != len(self._owned) or len(children) != len(self._children):
             return False
-        return all(
+        return all(map(operator.is_, children, self._children)) and all(
             now.get(name) is p and (p is None or p.requires_grad == trainable)
             for name, p, trainable in self._owned
         )

@@ -18,6 +18,7 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.ranking import (
     RankedEpoch,
     checked_scores,
+    ordinals,
     rank_epoch,
     ranked_within,
     user_chunks,
@@ -141,6 +142,85 @@ def test_scores_are_compared_in_their_own_precision():
     scores = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
     found = ranked_within(torch.zeros(2, dtype=torch.int64), scores, torch.tensor([False, True]))
     assert found.tolist() == [1, 0]
+
+
+def ranked_within_by_three_sorts(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
+    """By observed, then by score, then by user, each sort stable."""
+    order = torch.argsort(observed.to(torch.uint8), stable=True)
+    order = order[torch.argsort(scores[order], descending=True, stable=True)]
+    order = order[torch.argsort(users[order], stable=True)]
+    _, sizes = torch.unique_consecutive(users[order], return_counts=True)
+    starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order)) - starts
+    return ranks
+
+
+FLOATS = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 32, torch.float64: 64}
+DTYPES = pytest.mark.parametrize("dtype", FLOATS, ids=str)
+
+
+@st.composite
+def finite_scores(draw, dtype, size):
+    """Any finite values that the type has, drawn by their bits; some of them several times."""
+    width = FLOATS[dtype]
+    integers = {16: torch.int16, 32: torch.int32, 64: torch.int64}[width]
+    least = torch.iinfo(integers).min
+    patterns = [0, least]  # 0 and -0
+    patterns += draw(st.lists(st.integers(least, -least - 1), min_size=1, max_size=size))
+    patterns += draw(st.lists(st.sampled_from(patterns), min_size=size, max_size=size))
+    scores = torch.tensor(patterns, dtype=integers).view(dtype)
+    return torch.where(torch.isfinite(scores), scores, torch.zeros_like(scores))
+
+
+@DTYPES
+@settings(deadline=None)
+@given(data=st.data())
+def test_ordinals_keep_order_and_ties(dtype, data):
+    scores = data.draw(finite_scores(dtype, 12))
+    found = ordinals(scores)
+    assert found.dtype == torch.int64
+    assert int(found.min()) >= -(2**31)
+    assert int(found.max()) < 2**31
+    assert torch.equal(found[:, None] < found, scores[:, None] < scores)
+    assert torch.equal(found[:, None] == found, scores[:, None] == scores)
+
+
+@DTYPES
+def test_ordinals_tell_the_smallest_and_the_largest_apart_and_the_two_zeros_not(dtype):
+    kind = torch.finfo(dtype)
+    least = torch.tensor(0.0, dtype=dtype).nextafter(torch.tensor(1.0, dtype=dtype))
+    just_below = torch.tensor(kind.max, dtype=dtype).nextafter(torch.tensor(0.0, dtype=dtype))
+    positive = [0.0, float(least), 2 * float(least), kind.tiny, 1.0, 1 + kind.eps,
+                float(just_below), kind.max]  # fmt: skip
+    scores = torch.tensor([-x for x in positive[::-1]] + positive, dtype=dtype)
+    found = ordinals(scores).tolist()
+    half = len(positive)
+    assert found[half - 1] == found[half]  # -0.0 and 0.0
+    assert len(set(found)) == 2 * half - 1
+    assert found == sorted(found)
+
+
+@DTYPES
+@settings(deadline=None)
+@given(data=st.data())
+def test_one_sort_ranks_as_three_do(dtype, data):
+    scores = data.draw(finite_scores(dtype, 12))
+    size = len(scores)
+    user = st.sampled_from([0, 1, 5, 1_000_000])
+    users = torch.tensor(data.draw(st.lists(user, min_size=size, max_size=size)))
+    observed = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    found = ranked_within(users, scores, observed)
+    assert torch.equal(found, ranked_within_by_three_sorts(users, scores, observed))
+
+
+@pytest.mark.parametrize("first", [0, 2**24, -(2**53) - 3, 2**62])
+def test_whole_numbers_are_compared_exactly(first):
+    scores = first + torch.tensor([1, 0, 2, 1])
+    found = ranked_within(
+        torch.zeros(4, dtype=torch.int64), scores, torch.tensor([False, False, False, True])
+    )
+    assert found.tolist() == [1, 3, 0, 2]
 
 
 # ------------------------------------------------------------------ against the reference

@@ -1,0 +1,963 @@
+"""Tables moved by rows give what copying them gives, and are copied where they must be."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from sgdl_wrap import DenoiserConfig
+from sgdl_wrap.self_guided.gradients import assumed_update
+from sgdl_wrap.self_guided.learner import MetaStep
+from sgdl_wrap.self_guided.tables import LookupWatch, RowGradient, RowUpdate, known_lookups
+from tests.models_zoo import (
+    N_ITEMS,
+    N_USERS,
+    SWITCHING,
+    WIDTH,
+    ZOO,
+    Case,
+    assert_identical,
+    labelled_epoch,
+    make,
+    relative_gap,
+    seeded,
+    snapshot,
+    tiny_batchnorm,
+    tiny_data,
+    tiny_denoiser,
+    tiny_neumf,
+)
+from tests.self_guided.test_learner import ETA, Scene, losses_unrolled_by_higher
+
+Batch = tuple[Tensor, Tensor]
+TRAINED, GUIDING = 12, 9  # samples
+
+
+# ------------------------------------------------------------------ models, each odd in one way
+
+
+class Odd(nn.Module):
+    """score = Σ tanh(u)·i, by `look`, which the odd ones change; tables are registered first."""
+
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Embedding(N_USERS, WIDTH, **self.options)
+        self.item = nn.Embedding(N_ITEMS, WIDTH, **self.options)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.scale * (torch.tanh(self.user(users)) * self.look(items)).sum(-1)
+
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items)
+
+
+class Padding(Odd):
+    options = {"padding_idx": 3}  # noqa: RUF012
+
+
+class Sparse(Odd):
+    options = {"sparse": True}  # noqa: RUF012
+
+
+class ByFrequency(Odd):
+    options = {"scale_grad_by_freq": True}  # noqa: RUF012
+
+
+class NegativePadding(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return F.embedding(items, self.item.weight, padding_idx=4 - N_ITEMS)
+
+
+class TwoPaddings(Odd):
+    """What pads in one look-up is an item in another."""
+
+    def look(self, items: Tensor) -> Tensor:
+        weight = self.item.weight
+        return F.embedding(items, weight, 4) * F.embedding(items, weight, 5) + self.item(items)
+
+
+class Repeated(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * self.item(items.flip(0)) + self.item(items % 3)
+
+
+class Histories(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        history = torch.stack([items, (items * 7 + 1) % N_ITEMS, items.flip(0)], dim=1)
+        return torch.tanh(self.item(history)).prod(1) + self.item(history[:, None, :2]).sum((1, 2))
+
+
+class Strided(Odd):
+    """Ids that are a column."""
+
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(torch.stack([items, items.flip(0)], dim=1)[:, 1])
+
+
+class SingleId(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * self.item(items[0])
+
+
+class Int32(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return F.embedding(input=items.int(), weight=self.item.weight)
+
+
+class ChangedInPlace(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items).mul_(2.0)
+
+
+class ChangedThroughAView(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        rows[:, 0] = torch.sin(rows[:, 1].clone())
+        return rows
+
+
+class ChangedWithoutGradient(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        with torch.no_grad():
+            rows.mul_(2.0)
+        return rows
+
+
+class ChangedInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        return rows if len(items) == TRAINED else rows.mul_(2.0)
+
+
+class AlsoWithoutGradient(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        with torch.no_grad():
+            anchor = self.item(items.flip(0))
+        return self.item(items) * torch.sigmoid(anchor)
+
+
+class AlsoInInference(Odd):
+    """Which is nearest is asked of the whole table, by its values alone."""
+
+    def look(self, items: Tensor) -> Tensor:
+        with torch.inference_mode():
+            nearest = (self.item(items) @ self.item.weight.T).topk(2).indices[:, 1].tolist()
+        return self.item(items) * self.item(torch.tensor(nearest))
+
+
+class Detached(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items).detach()
+
+
+class DetachedInPlace(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items).detach_() * self.item(items.flip(0))
+
+
+class TiedOutput(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) + (self.item(items) @ self.item.weight.T) @ self.item.weight
+
+
+class Penalized(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) / self.item.weight.norm()
+
+
+class WholeInTraining(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        return rows * self.item.weight.sum(0) if len(items) == TRAINED else rows
+
+
+class WholeInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        return rows * self.item.weight.sum(0) if len(items) == GUIDING else rows
+
+
+class WrittenInGuidance(Odd):
+    """The table is normalized in place, between its look-ups."""
+
+    def look(self, items: Tensor) -> Tensor:
+        if len(items) == GUIDING:
+            with torch.no_grad():
+                self.item.weight.div_(self.item.weight.norm(dim=1, keepdim=True))
+        return self.item(items)
+
+
+class WrittenInto(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.item.weight.div_(self.item.weight.norm(dim=1, keepdim=True))
+        return self.item(items)
+
+
+class Renormalized(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return F.embedding(items, self.item.weight, max_norm=0.5)
+
+
+class RenormalizedInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        most = 0.5 if len(items) == GUIDING else None
+        return F.embedding(items, self.item.weight, max_norm=most) * self.item(items.flip(0))
+
+
+class ByFrequencyInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return F.embedding(
+            items % 4, self.item.weight, scale_grad_by_freq=len(items) == GUIDING
+        ) * self.item(items)
+
+
+class Concatenated(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return F.embedding(items + 1, torch.cat([torch.ones(1, WIDTH).double(), self.item.weight]))
+
+
+class Stacked(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        weight = self.item.weight
+        return torch.stack((weight, weight)).sum(0)[items] + self.item(items)
+
+
+class Indexed(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item.weight[items] * self.item.weight.index_select(0, items)
+
+
+class Transposed(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) + F.embedding(items, self.item.weight.T.T)
+
+
+class OfItsData(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * F.embedding(items, self.item.weight.data)
+
+
+class LowLevel(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * torch.ops.aten.embedding(self.item.weight, items)
+
+
+class Asking(Odd):
+    """What the table is like decides, and is asked without using its values."""
+
+    def look(self, items: Tensor) -> Tensor:
+        weight = self.item.weight
+        asked = (
+            weight.requires_grad, weight.is_leaf, weight.is_contiguous(), weight.stride(),
+            len(weight), weight.size(0), weight.dim(), weight.ndim, weight.numel(),
+            weight.dtype, weight.device, weight.layout, weight.is_sparse, weight.is_cuda,
+        )  # fmt: skip
+        assert asked == (
+            True, True, True, (WIDTH, 1), N_ITEMS, N_ITEMS, 2, 2, N_ITEMS * WIDTH,
+            torch.float64, torch.device("cpu"), torch.strided, False, False,
+        )  # fmt: skip
+        return self.item(items % len(weight)) * weight.shape[1]
+
+
+class Checkpointed(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return checkpoint(self._inner, items, use_reentrant=False)
+
+    def _inner(self, items: Tensor) -> Tensor:
+        return torch.sin(self.item(items)) * torch.tanh(self.item(items.flip(0)))
+
+
+class _Select(torch.autograd.Function):
+    """w[ids], differentiable twice."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape = weight.shape
+        return weight.index_select(0, ids)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.shape).index_add(0, ids, gradient), None
+
+
+class _Embed(_Select):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape = weight.shape
+        return F.embedding(ids, weight)
+
+
+class CustomFunction(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * _Select.apply(self.item.weight, items.flip(0))
+
+
+class CustomFunctionAlone(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return _Select.apply(self.item.weight, items)
+
+
+class CustomFunctionThatLooksUp(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * _Embed.apply(self.item.weight, items.flip(0))
+
+
+class CustomFunctionInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        if len(items) == TRAINED:
+            return self.item(items)
+        return self.item(items) * _Select.apply(self.item.weight, items.flip(0))
+
+
+def unseen(weight: Tensor, ids: Tensor) -> Tensor:
+    """As TorchScript and extensions do it: past what Python may overload."""
+    with torch._C.DisableTorchFunction():
+        return F.embedding(ids, weight)
+
+
+class Unseen(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * unseen(self.item.weight, items.flip(0))
+
+
+class UnseenInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        if len(items) == TRAINED:
+            return self.item(items)
+        return self.item(items) * unseen(self.item.weight, items.flip(0))
+
+
+class InAThread(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self.item, items).result() * self.item(items.flip(0))
+
+
+class Mapped(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) * torch.vmap(self.item)(items[:, None])[:, 0]
+
+
+class SharedByTwo(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Sequential(self.item, nn.Tanh())
+        self.right = nn.ModuleDict({"table": self.item})
+
+    def look(self, items: Tensor) -> Tensor:
+        return self.left(items) * self.right["table"](items.flip(0)) + self.item(items)
+
+
+class FrozenFirst(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.user.requires_grad_(False)
+
+
+class UnusedInTraining(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) if len(items) == GUIDING else torch.ones(len(items), WIDTH)
+
+
+class UnusedInGuidance(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items) if len(items) == TRAINED else torch.ones(len(items), WIDTH)
+
+
+class PaddingAlone(Padding):
+    """The training batch looks up nothing else."""
+
+    def look(self, items: Tensor) -> Tensor:
+        return 1 + self.item(torch.full_like(items, 3) if len(items) == TRAINED else items)
+
+
+class Disjoint(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        return self.item(items % 5 + (5 if len(items) == TRAINED else 0))
+
+
+class Caching(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        if not hasattr(self, "kept"):
+            self.kept = self.item(items)
+            self.before = 1.0
+        rows = self.kept * self.before
+        self.before = self.kept.detach().mean()
+        del self.kept
+        return rows
+
+
+class Hooked(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.item.register_forward_hook(lambda module, inputs, output: torch.sin(3 * output))
+
+
+class HookedWithAnother(Odd):
+    """What the look-up gave is not used at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item.register_forward_hook(lambda module, inputs, output: module.weight[inputs[0]])
+
+
+class RowsHooked(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        rows.register_hook(lambda gradient: 3 * gradient)
+        return rows
+
+
+class TableHooked(Odd):
+    """The first rows are kept, as pretrained ones sometimes are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.double()  # a parameter of another type would forget its hook
+        self.item.weight.register_hook(
+            lambda gradient: gradient * (torch.arange(N_ITEMS) > 6)[:, None]
+        )
+
+
+class Dropped(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def look(self, items: Tensor) -> Tensor:
+        return 1 + self.dropout(self.item(items))
+
+
+class _Doubling(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        return 2 * found if func is F.embedding else found
+
+
+class UnderAMode(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        with _Doubling():
+            return self.item(items)
+
+
+class GradientPenalty(Odd):
+    def look(self, items: Tensor) -> Tensor:
+        rows = self.item(items)
+        (slope,) = torch.autograd.grad(torch.sin(rows).sum(), rows, create_graph=True)
+        return rows * slope
+
+
+def logistic(model: nn.Module, batch: Batch) -> Tensor:
+    return F.softplus(model(*batch))
+
+
+class HoldingTheTable(nn.Module):
+    """A loss that is a module, and looks items up in a table of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Embedding(N_ITEMS, 1)
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        return logistic(model, batch) * self.temperature(batch[1]).exp()[:, 0]
+
+
+# whose tables are moved by rows, of user.weight and item.weight
+BOTH, USER, ITEM = {"user.weight", "item.weight"}, {"user.weight"}, {"item.weight"}
+ODD: dict[type[Odd], set[str]] = {
+    Odd: BOTH,
+    Padding: BOTH,
+    Sparse: BOTH,
+    ByFrequency: set(),
+    NegativePadding: BOTH,
+    TwoPaddings: BOTH,
+    Repeated: BOTH,
+    Histories: BOTH,
+    Strided: BOTH,
+    SingleId: BOTH,
+    Int32: BOTH,
+    ChangedInPlace: USER,
+    ChangedThroughAView: USER,
+    ChangedWithoutGradient: BOTH,
+    ChangedInGuidance: BOTH,
+    AlsoWithoutGradient: BOTH,
+    AlsoInInference: USER,
+    Detached: BOTH,
+    DetachedInPlace: USER,
+    TiedOutput: USER,
+    Penalized: USER,
+    WholeInTraining: USER,
+    WholeInGuidance: BOTH,
+    WrittenInGuidance: BOTH,
+    WrittenInto: USER,
+    Renormalized: USER,
+    RenormalizedInGuidance: BOTH,
+    ByFrequencyInGuidance: BOTH,
+    Concatenated: USER,
+    Stacked: USER,
+    Indexed: USER,
+    Transposed: USER,
+    OfItsData: USER,
+    LowLevel: USER,
+    Asking: BOTH,
+    Checkpointed: BOTH,
+    CustomFunction: USER,
+    CustomFunctionAlone: USER,
+    CustomFunctionThatLooksUp: USER,
+    CustomFunctionInGuidance: BOTH,
+    Unseen: USER,
+    UnseenInGuidance: BOTH,
+    InAThread: USER,
+    Mapped: USER,
+    SharedByTwo: BOTH,
+    FrozenFirst: ITEM,
+    UnusedInTraining: USER,
+    UnusedInGuidance: BOTH,
+    PaddingAlone: BOTH,
+    Disjoint: BOTH,
+    Caching: BOTH,
+    Hooked: BOTH,
+    HookedWithAnother: USER,
+    RowsHooked: BOTH,
+    TableHooked: USER,
+    Dropped: BOTH,
+    UnderAMode: BOTH,
+    GradientPenalty: BOTH,
+}
+# what `higher` alone does not do: draw the same, write θ or remember as the model does, run hooks,
+# look rows up after its call, and call a parameter a leaf
+NOT_UNROLLED = {
+    Dropped, WrittenInto, WrittenInGuidance, Renormalized, RenormalizedInGuidance, Caching,
+    TableHooked, Hooked, HookedWithAnother, Checkpointed, Asking,
+}  # fmt: skip
+KINDS = pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.__name__)
+
+
+def odd_case(kind: type[Odd], loss_fn: Callable[..., Tensor] = logistic) -> Case:
+    generator = torch.Generator().manual_seed(8)
+
+    def draw(size: int) -> Batch:
+        return tuple(torch.randint(n, (size,), generator=generator) for n in (N_USERS, N_ITEMS))
+
+    with seeded(6):
+        model = kind().double()
+    return Case(kind.__name__, model, loss_fn, draw(TRAINED), draw(GUIDING), torch.float64)
+
+
+# ------------------------------------------------------------------ both ways
+
+
+@dataclass
+class Moves:
+    """What each assumed update moved by rows: names, and the updates."""
+
+    names: list[set[str]]
+    updates: list[dict[str, RowUpdate]]
+
+
+@pytest.fixture
+def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Moves]:
+    """Every table is large, and the moves are noted."""
+    noted = Moves([], [])
+
+    def noting(parameters: Any, gradients: Any, lr: float) -> Any:
+        virtual = assumed_update(parameters, gradients, lr)
+        by_rows = {place: v for place, v in enumerate(virtual) if isinstance(v, RowUpdate)}
+        noted.updates.append(by_rows)
+        noted.names.append(set(by_rows))
+        return virtual
+
+    monkeypatch.setattr("sgdl_wrap.self_guided.lookahead.LARGE", 0)
+    monkeypatch.setattr("sgdl_wrap.self_guided.learner.assumed_update", noting)
+    return noted
+
+
+def learn(scene: Scene, *, watched: bool) -> MetaStep:
+    """One step of Phase II, with a training forward that draws the same each time."""
+    case = scene.case
+    scene.lookahead.follow()
+    with seeded(4):
+        if watched:
+            with scene.lookahead.watching() as lookups:
+                losses = case.loss_fn(case.model, case.batch)
+        else:
+            losses, lookups = case.loss_fn(case.model, case.batch), None
+    return scene.learner.learn(
+        losses, losses.detach()[:, None], scene.guidance, scene.lookahead, scene.streams,
+        assumed_lr=ETA, lookups=lookups,
+    )
+
+
+def names_moved(scene: Scene, moves: Moves) -> set[str]:
+    return {scene.lookahead.names[place] for place in moves.names[-1]}
+
+
+def assert_same_step(found: MetaStep, expected: MetaStep) -> None:
+    assert relative_gap(found.weighting_gradients, expected.weighting_gradients) <= 1e-10
+    assert relative_gap([found.products], [expected.products]) <= 1e-10
+    assert relative_gap([found.guidance_loss], [expected.guidance_loss]) <= 1e-10
+    assert torch.equal(found.shares, expected.shares)
+
+
+CONFIG = DenoiserConfig(denoising_scheduler="none")  # every guidance sample counts
+
+
+# nothing tells before the guidance forward of the first step
+FOUND_OUT = {CustomFunctionInGuidance: USER, UnseenInGuidance: USER}
+
+
+@KINDS
+def test_an_odd_use_of_a_table_gives_what_moving_a_copy_gives(
+    kind: type[Odd], moves: Moves
+) -> None:
+    cut, dense = Scene(odd_case(kind), CONFIG), Scene(odd_case(kind), CONFIG)
+    for first in (True, False, False):  # what one step finds out holds in the next
+        expected = learn(dense, watched=False)
+        assert_same_step(learn(cut, watched=True), expected)
+        assert names_moved(cut, moves) == (ODD[kind] if first else FOUND_OUT.get(kind, ODD[kind]))
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in ODD if k not in NOT_UNROLLED], ids=lambda kind: kind.__name__
+)
+def test_an_odd_use_of_a_table_gives_what_a_full_unroll_gives(
+    kind: type[Odd], moves: Moves
+) -> None:
+    scene = Scene(odd_case(kind), CONFIG)
+    step = learn(scene, watched=True)
+    guidance_loss = (step.shares * losses_unrolled_by_higher(scene)).sum()
+    expected = torch.autograd.grad(guidance_loss, scene.psi)
+    assert relative_gap(step.weighting_gradients, list(expected)) <= 1e-10
+    assert relative_gap([step.guidance_loss], [guidance_loss]) <= 1e-10
+
+
+# whose tables are looked up alone
+BY_ROWS = {
+    "mlp": BOTH,
+    "neumf": {"gmf_user.weight", "gmf_item.weight", "mlp_user.weight", "mlp_item.weight"},
+    "lightgcn": set(),
+    "tied": USER,
+    "frozen": ITEM,
+    "by_hand": BOTH,
+    "batchnorm": BOTH,
+    "dropout": BOTH,
+    "lstm": ITEM,
+    "attention": ITEM,
+    "parameter_list": set(),
+}
+UNROLLED_TOO = pytest.mark.parametrize("name", [name for name in ZOO if name != "dropout"])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_of_the_zoo_learns_as_by_a_copy(name: str, moves: Moves) -> None:
+    cut, dense = (Scene(make(name, torch.float64), CONFIG) for _ in range(2))
+    for _ in range(2):
+        expected = learn(dense, watched=False)
+        assert_same_step(learn(cut, watched=True), expected)
+        assert names_moved(cut, moves) == BY_ROWS[name]
+
+
+@UNROLLED_TOO
+def test_every_model_of_the_zoo_learns_as_by_a_full_unroll(name: str, moves: Moves) -> None:
+    scene = Scene(make(name, torch.float64), CONFIG)
+    step = learn(scene, watched=True)
+    guidance_loss = (step.shares * losses_unrolled_by_higher(scene)).sum()
+    expected = torch.autograd.grad(guidance_loss, scene.psi)
+    assert relative_gap(step.weighting_gradients, list(expected)) <= 1e-10
+    assert relative_gap([step.guidance_loss], [guidance_loss]) <= 1e-10
+
+
+def test_a_table_of_the_loss_is_moved_by_rows_too(moves: Moves) -> None:
+    scenes = []
+    for _ in range(2):
+        with seeded(7):
+            loss = HoldingTheTable().double()
+        scenes.append(Scene(odd_case(Odd, loss), CONFIG))
+    cut, dense = scenes
+    expected = learn(dense, watched=False)
+    assert_same_step(learn(cut, watched=True), expected)
+    assert names_moved(cut, moves) == BOTH | {"loss_fn.temperature.weight"}
+
+
+def test_a_mode_of_the_users_around_it_all_counts_once(moves: Moves) -> None:
+    cut, dense = Scene(odd_case(Repeated), CONFIG), Scene(odd_case(Repeated), CONFIG)
+    plain = learn(Scene(odd_case(Repeated), CONFIG), watched=False)
+    with _Doubling():
+        expected = learn(dense, watched=False)
+        assert_same_step(learn(cut, watched=True), expected)
+    assert names_moved(cut, moves) == set()  # what it gives are not the rows themselves
+    assert relative_gap([expected.guidance_loss], [plain.guidance_loss]) > 0.01
+
+
+def test_cosines_are_taken_with_all_of_the_parameters(moves: Moves) -> None:
+    config = DenoiserConfig(similarity="paper")
+    cut, dense = Scene(odd_case(Odd), config), Scene(odd_case(Odd), config)
+    expected = learn(dense, watched=False)
+    assert_same_step(learn(cut, watched=True), expected)
+    assert moves.names == [set(), set()]
+    assert_identical(cut.learner.state_dict(), dense.learner.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["neumf", "batchnorm"])
+def test_a_denoiser_trains_alike(kind: str, moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_data()
+    config = dataclasses.replace(SWITCHING, guidance_interval=1)
+    trained = []
+    for large in (0, 1 << 19):
+        monkeypatch.setattr("sgdl_wrap.self_guided.lookahead.LARGE", large)
+        model = tiny_neumf(data) if kind == "neumf" else tiny_batchnorm(data)
+        denoiser = tiny_denoiser(data, kind, model=model.double(), config=config)
+        for epoch in range(3):
+            for users, items, labels in labelled_epoch(data, epoch):
+                batch = users, items, labels.double()
+                denoiser.before_step(batch)
+                denoiser.step(batch)
+            denoiser.end_epoch()
+        trained.append([p.detach() for p in model.parameters()])
+    assert relative_gap(*trained) <= 1e-9
+    half = len(moves.names) // 2
+    assert half > 5
+    assert all(moves.names[:half])
+    assert not any(moves.names[half:])
+
+
+# ------------------------------------------------------------------ what it costs, and leaves
+
+
+class _Allocations(TorchDispatchMode):
+    """The largest tensor that any operation inside has made, of those with storage of their own."""
+
+    def __init__(self, existing: list[Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in existing}
+        self.kept: list[Any] = []  # so that no storage is made twice in one place
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for value in found if isinstance(found, (tuple, list)) else (found,):
+            if isinstance(value, Tensor) and value.layout == torch.strided:
+                self.kept.append(value.untyped_storage())
+                if self.kept[-1].data_ptr() not in self.known:
+                    self.largest = max(self.largest, self.kept[-1].nbytes() // value.itemsize)
+        return found
+
+
+class _Tall(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Embedding(30_000, 4)
+        self.item = nn.Embedding(40_000, 4, padding_idx=0)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return (self.user(users * 17) * self.item(items) * self.item(items * 19)).sum(-1)
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["by rows", "copied"])
+def test_a_step_that_learns_makes_no_tensor_of_a_tables_size(watched: bool, moves: Moves) -> None:
+    case = odd_case(Odd)
+    with seeded(1):
+        case.model = _Tall().double()
+    scene = Scene(case, CONFIG)
+    with _Allocations(case.trainable()) as made:
+        learn(scene, watched=watched)
+    assert (made.largest < 30_000) is watched
+    assert (made.largest >= 160_000) is not watched
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in ODD if k not in (WrittenInto, Renormalized)], ids=lambda kind: kind.__name__
+)  # these two write to the table themselves
+def test_a_step_that_learns_leaves_table_and_gradient_as_they_are(
+    kind: type[Odd], moves: Moves
+) -> None:
+    case = odd_case(kind)
+    optimizer = torch.optim.SparseAdam if kind is Sparse else torch.optim.Adam
+    tables = [p for p in case.trainable() if p.ndim == 2]
+    optimizer = optimizer(tables, lr=0.01)
+    with seeded(4):
+        case.loss_fn(case.model, case.batch).sum().backward()
+    optimizer.step()
+    scene = Scene(case, CONFIG)
+    before = snapshot(case.model, optimizer)
+    versions = [p._version for p in case.trainable()]
+    learn(scene, watched=True)
+    assert_identical(snapshot(case.model, optimizer), before)
+    assert [p._version for p in case.trainable()] == versions
+
+
+def test_values_read_whole_are_those_of_the_rows(moves: Moves) -> None:
+    scene = Scene(odd_case(WholeInGuidance), CONFIG)
+    learn(scene, watched=True)
+    place = scene.lookahead.names.index("item.weight")
+    update = moves.updates[0][place]
+    whole = update.whole()
+    moved = torch.zeros(N_ITEMS, dtype=torch.bool)
+    moved[update.ids] = True
+    assert set(update.ids.tolist()) == set(scene.case.batch[1].tolist())
+    assert torch.equal(whole[moved], update.table[moved] + update.change)
+    assert torch.equal(whole[~moved], update.table[~moved])
+    assert update.whole() is whole
+
+
+def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if "copy all of it" in r.getMessage()]
+
+
+@pytest.mark.parametrize("kind", [TiedOutput, UnseenInGuidance], ids=lambda kind: kind.__name__)
+def test_a_table_used_whole_is_named_once(
+    kind: type[Odd], moves: Moves, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(odd_case(kind), CONFIG)
+    with caplog.at_level(logging.INFO, logger="sgdl_wrap"):
+        for _ in range(3):
+            learn(scene, watched=True)
+    assert notices(caplog) == [
+        "item.weight is used other than by F.embedding: steps that learn copy all of it"
+    ]
+
+
+def test_small_tables_are_not_watched(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene(odd_case(TiedOutput), CONFIG)
+    with scene.lookahead.watching() as lookups:
+        scene.case.loss_fn(scene.case.model, scene.case.batch)
+    assert lookups == {}
+    assert notices(caplog) == []
+
+
+def test_an_error_of_the_users_ends_the_watch_and_decides_nothing(moves: Moves) -> None:
+    scene = Scene(odd_case(TiedOutput), CONFIG)
+    with pytest.raises(IndexError), scene.lookahead.watching() as lookups:
+        scene.case.model.item(torch.tensor([N_ITEMS]))
+    assert lookups == {}
+    with scene.lookahead.watching() as lookups:
+        scene.case.model.user(scene.case.batch[0])
+    assert [len(looks) for looks in lookups.values()] == [1, 0]
+
+
+# ------------------------------------------------------------------ the parts
+
+
+def test_rows_of_a_look_up_are_noted_with_what_passes_a_gradient() -> None:
+    table = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    ids = torch.tensor([[5, 1], [1, 0]])
+    with LookupWatch({4: table}) as watch:
+        rows = F.embedding(ids, table, padding_idx=-5)
+        ids.fill_(3)  # the loader's buffer, used again
+    (look,) = watch.lookups()[4]
+    assert look.rows is rows
+    assert look.ids.tolist() == [5, 1, 1, 0]
+    assert look.counts is not None
+    assert look.counts[:, 0].tolist() == [True, False, False, True]
+
+
+def test_the_gradient_of_several_look_ups_is_summed_by_row() -> None:
+    table = torch.zeros(9, 2, requires_grad=True)
+    with LookupWatch({0: table}) as watch:
+        one = F.embedding(torch.tensor([7, 2, 7]), table)
+        other = F.embedding(torch.tensor([[2], [8]]), table, padding_idx=8)
+        F.embedding(torch.tensor([], dtype=torch.int64), table)
+    lookups = watch.lookups()[0]
+    ones = [torch.ones_like(look.rows) * 10**n for n, look in enumerate(lookups)]
+    gradient = RowGradient.of(lookups, ones)
+    assert gradient.ids.tolist() == [2, 7, 8]
+    assert gradient.total().tolist() == [[11, 11], [2, 2], [0, 0]]
+    direction = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    (_, first), (_, second), (_, none) = gradient.along(direction)
+    assert first.tolist() == [[3, 4], [1, 2], [3, 4]]
+    assert second.tolist() == [[[1, 2]], [[0, 0]]]
+    assert none.shape == (0, 2)
+    assert one.shape == first.shape
+    assert other.shape == second.shape
+
+
+def test_look_ups_are_left_out_where_the_losses_depend_on_the_table_by_more() -> None:
+    tables = [torch.randn(5, 2, requires_grad=True) for _ in range(4)]
+    ids = torch.tensor([3, 1])
+    with LookupWatch(dict(enumerate(tables))) as watch:
+        rows = [F.embedding(ids, table) for table in tables[:3]]
+        F.embedding(ids[:0], tables[3])
+    more = unseen(tables[1], ids)
+    aside = unseen(tables[2], ids).detach()
+    losses = sum(rows[:3], more + aside).sum(1)
+    known = known_lookups(losses, tables, watch.lookups())
+    assert set(known) == {0, 2}
+    assert [look.rows for look in known[0]] == [rows[0]]
+
+
+def test_a_row_that_pads_is_moved_where_another_look_up_moves_it_and_passes_nothing() -> None:
+    table = torch.zeros(5, 1)
+    update = RowUpdate(table, torch.tensor([1, 3]), torch.tensor([[10.0], [30.0]]))
+    stand_in = update.stand_in()
+    rows = F.embedding(torch.tensor([3, 0, 1, 3]), stand_in, padding_idx=3)
+    assert rows[:, 0].tolist() == [30, 0, 10, 30]
+    again = F.embedding(torch.tensor([[3, 4]]), stand_in)
+    assert again.tolist() == [[[30], [0]]]
+    leaves = update.leaves()
+    found = torch.autograd.grad(rows.sum() + 5 * again.sum(), leaves)
+    assert update.gradient(found).tolist() == [[1], [5]]
+    assert update.gradient([found[0], None]).tolist() == [[1], [0]]
+    assert table.tolist() == [[0]] * 5
+
+
+def test_without_a_gradient_rows_are_given_and_no_more() -> None:
+    update = RowUpdate(torch.zeros(5, 1), torch.tensor([1]), torch.tensor([[2.0]]))
+    with torch.no_grad():
+        assert F.embedding(torch.tensor([1, 2]), update.stand_in()).tolist() == [[2], [0]]
+    assert update.leaves() == []
+    assert update.gradient([]).tolist() == [[0]]
+
+
+def test_what_a_table_is_like_is_told_without_making_it() -> None:
+    update = RowUpdate(torch.zeros(5, 2), torch.tensor([1]), torch.ones(1, 2))
+    stand_in = update.stand_in()
+    assert (stand_in.shape, len(stand_in), stand_in.stride()) == ((5, 2), 5, (2, 1))
+    assert stand_in.requires_grad
+    assert stand_in.dtype == torch.float32
+    assert update.leaves() == []
+
+
+def test_look_ups_after_the_whole_was_asked_for_are_those_of_the_whole() -> None:
+    update = RowUpdate(torch.zeros(5, 1), torch.tensor([1, 3]), torch.tensor([[10.0], [30.0]]))
+    stand_in = update.stand_in()
+    before = F.embedding(torch.tensor([3]), stand_in)
+    with torch.inference_mode():
+        assert stand_in.sum().item() == 40
+    with torch.no_grad():
+        stand_in[3] += 1
+    after = F.embedding(torch.tensor([3, 1]), stand_in, padding_idx=3)
+    assert (before.item(), after.tolist()) == (30, [[31], [10]])
+    found = torch.autograd.grad(before.sum() + 5 * after.sum(), update.leaves())
+    assert update.gradient(found).tolist() == [[5], [1]]
+    assert update.table.tolist() == [[0]] * 5
+
+
+@pytest.mark.parametrize("join", [torch.cat, torch.stack], ids=["cat", "stack"])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_table_in_a_list_is_the_whole_of_it(join: Callable[[Any], Tensor], kind: Any) -> None:
+    update = RowUpdate(torch.zeros(3, 1), torch.tensor([1]), torch.tensor([[2.0]]))
+    found = join(kind([update.stand_in(), torch.ones(3, 1)]))
+    assert found.flatten().tolist() == [0, 2, 0, 1, 1, 1]
+    (gradient,) = torch.autograd.grad((found.flatten() * torch.arange(6)).sum(), update.leaves())
+    assert update.gradient([gradient]).tolist() == [[1]]
+    assert type(found) is Tensor
