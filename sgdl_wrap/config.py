@@ -12,6 +12,7 @@ from sgdl_wrap.errors import DenoiserError
 Ranking = Literal["sampled", "full"]
 LossNormalization = Literal["user", "global"]
 DenoisingSchedulerName = Literal["lstm", "mlp", "top_f", "none"]
+MemorizedData = Literal["switch", "current"]
 Similarity = Literal["alignment", "paper"]
 WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "observed"]
 WeightNormalization = Literal["none", "mean"]
@@ -59,6 +60,11 @@ class DenoiserConfig:
     """Switch after this many epochs even if Eq. 3 does not hold; None waits for ever. Ours."""
 
     # --- Phase II: self-guided learning ----------------------------------------------------
+
+    memorized_data: MemorizedData = "current"
+    """M, the data that guide: those memorized at the switch ("switch", paper) or by the last epoch
+    ("current", ours). At the switch a model knows the easy interactions alone; guided by them for
+    good, it goes on to learn those and no others."""
 
     denoising_learning: bool = True
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
@@ -177,6 +183,7 @@ class DenoiserConfig:
         """The method as Sec. 3 and 4.1.4 print it (the slips of Eq. 12 mended)."""
         return cls(
             ranking="full",
+            memorized_data="switch",
             switch_timeout=60,  # against every item the switch may never come
             noise_rate_sample=1_000_000_000,
             gumbel_draws=1,
@@ -194,6 +201,7 @@ class DenoiserConfig:
         """As the authors' published code runs: sampled ranking, an LSTM without history."""
         return cls(
             ranking="sampled",
+            memorized_data="switch",
             similarity="paper",
             factor_history=1,
             guidance_size=None,
@@ -226,6 +234,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "weight_normalization": get_args(WeightNormalization),
     "guidance_labels": get_args(GuidanceLabels),
     "denoising_learning": (True, False),
+    "memorized_data": get_args(MemorizedData),
 }
 # name: (lowest, highest, is the upper end open)
 _RANGES: dict[str, tuple[float, float, bool]] = {

@@ -564,6 +564,8 @@ class SelfGuidedDenoiser:
         self._history.append(record)
         self._epoch = EpochProgress(self.interactions.rows)
         logger.info("%s", record)
+        if self._self_guided is not None and self.config.memorized_data == "current":
+            self._self_guided.follow(self._tracker.memorized_ids())
         if phase is Phase.MEMORIZATION and noise_rate is not None:
             self._decide(record, memorized, noise_rate)
         return record

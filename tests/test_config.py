@@ -19,6 +19,7 @@ CHOICES = {
     "weight_normalization": ("none", "mean"),
     "guidance_labels": ("both", "observed"),
     "denoising_learning": (True, False),
+    "memorized_data": ("switch", "current"),
 }
 # name: values at the edge that are allowed, values just past it
 EDGES = {
@@ -203,7 +204,8 @@ def changed(preset: DenoiserConfig) -> dict[str, object]:
 
 def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
     assert changed(DenoiserConfig.paper()) == {
-        "ranking": "full", "switch_timeout": 60, "noise_rate_sample": 1_000_000_000,
+        "ranking": "full", "memorized_data": "switch", "switch_timeout": 60,
+        "noise_rate_sample": 1_000_000_000,
         "gumbel_draws": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0,
@@ -212,7 +214,8 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
 
 def test_the_authors_preset_samples_and_has_no_factor_history():
     assert changed(DenoiserConfig.authors()) == {
-        "factor_history": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
+        "memorized_data": "switch", "factor_history": 1, "similarity": "paper",
+        "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0,
     }  # fmt: skip

@@ -329,6 +329,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "weight_inputs": ("loss", "smoothed_loss", "memorization_rate", "observed")
     },
     "mean weights": {"weight_normalization": "mean"},
+    "memorized at the switch": {"memorized_data": "switch"},
     "all guidance": {"guidance_size": None},
     "one guidance sample": {"guidance_size": 1},
     "observed guidance": {"guidance_labels": "observed"},
@@ -370,6 +371,33 @@ def test_presets_run_through_both_phases(preset: DenoiserConfig) -> None:
 def test_the_papers_similarity_runs_with_batch_norm() -> None:
     denoiser = build("batchnorm", config=SWITCHING.but(similarity="paper"))
     train(denoiser, "batchnorm", epochs=2)
+
+
+@pytest.mark.parametrize("memorized_data", ["switch", "current"])
+@pytest.mark.parametrize("scheduler", ["lstm", "none"])
+def test_what_guides_is_memorized_by_now_or_at_the_switch(
+    memorized_data: str, scheduler: str
+) -> None:
+    config = SWITCHING.but(
+        memorized_data=memorized_data, denoising_scheduler=scheduler, guidance_interval=1
+    )
+    denoiser = build(config=config)
+    seen = []
+    for epoch in range(6):
+        for batch in triple_epoch(DATA, epoch):
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        denoiser.end_epoch()
+        state = denoiser.state_dict()
+        ring = state["tracker"]["ring"].numpy()  # h = 1: M is what the last epoch memorized
+        now = np.flatnonzero(np.unpackbits(ring[0], count=len(denoiser.interactions)))
+        seen.append((state["self_guided"]["memorized"].tolist(), now.tolist()))
+        assert len(now) == round(
+            denoiser.history[-1].memorized_ratio * len(denoiser.interactions)
+        )
+    assert len({tuple(now) for _, now in seen}) > 1  # it changes while it trains
+    for guiding, now in seen:
+        assert guiding == (now if memorized_data == "current" else seen[0][1])
 
 
 def test_weights_are_learned_at_every_so_many_steps_only() -> None:

@@ -49,7 +49,8 @@ def test_losses_come_with_their_graph_and_are_checked() -> None:
     case = make("mlp")
     user = UserCode(case.model, case.loss_fn, None, seed=0)
     losses, mean = user.losses(case.batch, 12, "batch 2 of epoch 3")
-    assert torch.equal(mean, losses.mean()) and mean.requires_grad
+    assert torch.equal(mean, losses.mean())
+    assert mean.requires_grad
     assert torch.equal(losses, case.loss_fn(case.model, case.batch))
     assert losses.requires_grad
     with pytest.raises(

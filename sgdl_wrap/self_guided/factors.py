@@ -23,6 +23,16 @@ class FactorHistory:
         self.visits = np.zeros(len(ids), dtype=np.int64)
         self._steps = np.arange(length)[:, None]
 
+    def follow(self, ids: np.ndarray) -> None:
+        """Takes other interactions, sorted; those that were here before keep their visits."""
+        _, old, new = np.intersect1d(
+            self.ids, ids, assume_unique=True, return_indices=True
+        )
+        ring = np.zeros((len(ids), *self.ring.shape[1:]), dtype=self.ring.dtype)
+        visits = np.zeros(len(ids), dtype=np.int64)
+        ring[new], visits[new] = self.ring[old], self.visits[old]
+        self.ids, self.ring, self.visits = ids, ring, visits
+
     def slots(self, ids: np.ndarray) -> np.ndarray:
         """Places of memorized interactions in the ring, (n,) int64."""
         return self.ids.searchsorted(ids)

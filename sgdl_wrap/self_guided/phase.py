@@ -40,7 +40,7 @@ class SelfGuidedPhase:
     """Everything that lives from the memorization point on.
 
     Args:
-        memorized: M, sorted interaction ids, (|M|,) int64, frozen.
+        memorized: M at the switch, sorted interaction ids, (|M|,) int64.
         n_interactions: N.
         config: the variants; without `denoising_learning` nothing is learned and M alone is
             trained on (Table 3, w/o DLS).
@@ -68,6 +68,14 @@ class SelfGuidedPhase:
         self._guidance: Guidance | None = None
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
+
+    def follow(self, memorized: np.ndarray) -> None:
+        """Takes M as it is now, sorted interaction ids, (|M|,) int64."""
+        self.memorized = memorized
+        self._mask[:] = False
+        self._mask[memorized] = True
+        if self.learner is not None and self.learner.selector.factors is not None:
+            self.learner.selector.factors.follow(memorized)
 
     def is_memorized(self, ids: np.ndarray) -> np.ndarray:
         """Which ids are in M, (B,) bool; -1 is not."""

@@ -66,3 +66,25 @@ def test_sequences_are_copies_of_the_ring() -> None:
     assert (before == kept).all()
     before[:] = 7.0
     assert not (found.ring == 7.0).any()
+
+
+@settings(deadline=None, max_examples=60)
+@given(visits, st.sets(st.integers(0, 30), min_size=1), st.integers(1, 4))
+def test_interactions_that_stay_keep_their_visits_and_new_ones_have_none(
+    records: list[list[int]], later: set[int], length: int
+) -> None:
+    found = history(length)
+    for number, places in enumerate(records):
+        ids = np.unique(IDS[np.array(places, dtype=np.int64)])
+        found.record(found.slots(ids), np.full((len(ids), 2), 1.0 + number))
+    before = {int(i): found.sequences(found.slots(np.array([i]))) for i in IDS}
+    ids = np.array(sorted(later))
+    found.follow(ids)
+    assert found.ids.tolist() == ids.tolist()
+    assert found.slots(ids).tolist() == list(range(len(ids)))
+    for i in ids:
+        factors, lived = found.sequences(found.slots(np.array([i])))
+        kept = before.get(int(i), (np.zeros_like(factors), np.array([1])))
+        assert np.array_equal(factors, kept[0])
+        assert lived.tolist() == kept[1].tolist()
+    found.record(found.slots(ids), np.ones((len(ids), 2)))  # and goes on
