@@ -66,7 +66,6 @@ def estimate_noise_rate(
     *,
     normalization: Literal["user", "global"],
     max_fitted: int,
-    rng: np.random.Generator,
     start: NoiseRate | None = None,
 ) -> NoiseRate:
     """σ̂ = E_k[p(noisy component | L_k)], the component with the larger mean (Eq. 4).
@@ -75,7 +74,7 @@ def estimate_noise_rate(
         losses: this epoch's per-sample losses, (N,); NaN marks interactions not seen.
         users: user of each, (N,) int64, sorted.
         normalization: min-max scaling per user, or over all.
-        max_fitted: the mixture is fitted on at most so many losses, drawn by `rng`.
+        max_fitted: the mixture is fitted on at most so many losses, evenly spaced by rank.
         start: the mixture of the epoch before, from which EM goes on; overlapping components
             need hundreds of iterations, which epochs then share.
 
@@ -110,9 +109,9 @@ def estimate_noise_rate(
             "all to 0. Set loss_normalization='global' in the config, or noise_rate."
         )
     sample = scaled
-    if len(scaled) > max_fitted:
-        sample = scaled[rng.choice(len(scaled), size=max_fitted, replace=False)]
-        sample[:2] = 0.0, 1.0  # both ends, however few losses lie there
+    if len(scaled) > max_fitted:  # every so-many-th, by size: far nearer to all than a random draw
+        places = np.linspace(0, len(scaled) - 1, max_fitted).round().astype(np.int64)
+        sample = np.sort(scaled)[places]
     if start is None or min(start.weights) < 0.01:  # a starved component never comes back
         means, weights, variances = _quartile_start(sample)
         max_iter = 1000

@@ -116,7 +116,6 @@ class MemorizationTracker:
                 self.interactions.users.numpy(),
                 normalization=self.config.loss_normalization,
                 max_fitted=self.config.noise_rate_sample,
-                rng=np.random.default_rng([self.config.seed, self.buffer.epochs]),
                 start=self.mixture,
             )
         ranked = rank_epoch(
