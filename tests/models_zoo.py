@@ -361,7 +361,8 @@ def tiny_batchnorm(data: TinyData, seed: int = 5) -> BatchNormScorer:
 # ------------------------------------------------------------------ denoisers of it
 
 WATCHING = DenoiserConfig(history_length=50)  # no switch in so few epochs
-SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9)  # after the first epoch
+# switches after the first epoch, and learns often, as its epochs are short
+SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2)
 
 
 def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:

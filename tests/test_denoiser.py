@@ -181,11 +181,11 @@ def test_it_switches_when_the_memorized_are_as_many_as_the_clean() -> None:
             assert 0 < record.mean_weight < 1
             assert record.noise_rate == denoiser.noise_rate  # frozen
     memorized = denoiser.state_dict()["self_guided"]["memorized"]
-    assert len(memorized) / N == pytest.approx(denoiser.history[point - 1].memorized_ratio)
+    assert len(memorized) / N == pytest.approx(denoiser.history[-1].memorized_ratio)
 
 
-def test_the_memorized_are_frozen_at_the_switch() -> None:
-    denoiser = build()
+def test_the_memorized_are_frozen_at_the_switch_where_asked_for() -> None:
+    denoiser = build(config=SWITCHING.but(memorized_data="switch"))
     train(denoiser)
     before = denoiser.state_dict()["self_guided"]["memorized"].clone()
     train(denoiser, epochs=3, start=1)
@@ -428,7 +428,7 @@ def test_each_visit_of_a_memorized_sample_is_noted_with_its_standardised_alignme
         return learned[-1]
 
     monkeypatch.setattr(SelfGuidedLearner, "learn", listening)
-    denoiser = build(config=SWITCHING.but(factor_history=1))
+    denoiser = build(config=SWITCHING.but(factor_history=1, memorized_data="switch"))
     train(denoiser)
     memorized = denoiser.state_dict()["self_guided"]["memorized"]
     counts = np.zeros(len(memorized), dtype=int)

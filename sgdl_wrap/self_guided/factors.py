@@ -34,8 +34,12 @@ class FactorHistory:
         self.ids, self.ring, self.visits = ids, ring, visits
 
     def slots(self, ids: np.ndarray) -> np.ndarray:
-        """Places of memorized interactions in the ring, (n,) int64."""
-        return self.ids.searchsorted(ids)
+        """Places of interactions in the ring, (n,) int64; -1 for those that have none."""
+        places = self.ids.searchsorted(ids)
+        if len(self.ids) == 0:
+            return np.full(len(ids), -1)
+        places[self.ids.take(places, mode="clip") != ids] = -1
+        return places
 
     def record(self, slots: np.ndarray, factors: np.ndarray) -> None:
         """Adds one visit a slot, factors (n, 2); of a slot named twice, the last visit counts."""

@@ -135,13 +135,13 @@ class SelfGuidedPhase:
             return
         interval = self.config.guidance_interval
         due, next_is_due = self.learns_next, (self._steps + 1) % interval == 0
+        guidance = self._guidance_for(batch)  # after loading, refuses other batches at once
         if not due and not next_is_due:
             self._steps += 1
             return
         which = samples()  # may refuse the batch: then it was no step
         self._steps += 1
         memorized = self.is_memorized(which.ids)
-        guidance = self._guidance_for(batch)
         if due and guidance is not None:
             learned = self.learner.learn(
                 losses, features().to(self.dtype), guidance, lookahead, streams,

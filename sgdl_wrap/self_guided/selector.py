@@ -87,20 +87,27 @@ class GuidanceSelector:
         """Notes the factors of one visit of memorized samples, (m,) each."""
         if self.factors is not None and len(ids):
             factors = torch.stack([losses.detach(), similarities], dim=1).to(self._dtype)
-            self.factors.record(self.factors.slots(ids), factors.cpu().numpy())
+            slots = self.factors.slots(ids)
+            held = slots >= 0
+            self.factors.record(slots[held], factors.cpu().numpy()[held])
 
     def select(self, ids: np.ndarray) -> Selection:
         """Shares of guidance samples, (n,), given by their ids; -1 for memorized negatives.
 
         Memorized negatives are drawn anew each epoch and have no history: they share equally, and
-        the scheduler divides what is left among the memorized interactions (deviation 13).
+        the scheduler divides what is left among the memorized interactions (deviation 13). So do
+        interactions that left M at an epoch's end while they waited to guide.
         """
-        n, rows = len(ids), np.flatnonzero(ids >= 0)
+        n = len(ids)
         equal = torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype)
-        if self.factors is None or len(rows) == 0:
+        if self.factors is None:
+            return Selection(equal)
+        slots = self.factors.slots(ids)
+        rows = np.flatnonzero(slots >= 0)
+        if len(rows) == 0:
             return Selection(equal)
         places = None if len(rows) == n else torch.from_numpy(rows).to(self._device)
-        sequences = self.factors.sequences(self.factors.slots(ids[rows]))
+        sequences = self.factors.sequences(slots[rows])
         factors, visits = (torch.from_numpy(part).to(self._device) for part in sequences)
         scheduled = None
         if self.network is None:

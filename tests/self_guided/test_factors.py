@@ -47,6 +47,9 @@ def test_sequences_equal_lists_of_the_last_visits(records: list[list[int]], leng
 
 def test_slots_are_the_places_of_interactions() -> None:
     assert history().slots(np.array([13, 2, 21, 2])).tolist() == [4, 0, 5, 0]
+    assert history().slots(np.array([-1, 4, 22, 0, 21])).tolist() == [-1, -1, -1, -1, 5]
+    none = FactorHistory(np.array([], dtype=np.int64), 2, dtype=np.dtype(np.float64))
+    assert none.slots(np.array([3, -1])).tolist() == [-1, -1]
 
 
 def test_visits_are_kept_in_the_precision_asked_for() -> None:
