@@ -54,8 +54,8 @@ class DenoiserConfig:
     """Added to the noise rate before the switch is decided. Paper: Table 4, -0.1 to +0.1."""
 
     noise_rate_sample: int = 4_000
-    """Losses the mixture is fitted on at most, evenly spaced by rank; its posterior is averaged over
-    all. Ours."""
+    """Losses the mixture is fitted on at most, evenly spaced by rank; its posterior is averaged
+    over all. Ours."""
 
     switch_timeout: int | None = None
     """Switch after this many epochs even if Eq. 3 does not hold; None waits for ever. Ours."""

@@ -54,13 +54,14 @@ class Run:
         else:
             self.model = tiny_lightgcn(self.data)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
-        config = DenoiserConfig(history_length=2, guidance_size=20, gumbel_draws=8)
+        config = DenoiserConfig(
+            history_length=2, guidance_size=20, gumbel_draws=8, guidance_interval=2
+        )
         if case.endswith("dict"):
             config = config.but(
                 weight_inputs=("smoothed_loss", "loss", "memorization_rate", "observed"),
                 weight_normalization="mean",
                 similarity="paper",
-                guidance_interval=2,
                 denoising_scheduler="mlp",
             )
         arguments: dict[str, Any] = {
