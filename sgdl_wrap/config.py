@@ -62,10 +62,10 @@ class DenoiserConfig:
 
     # --- Phase II: self-guided learning ----------------------------------------------------
 
-    memorized_data: MemorizedData = "current"
+    memorized_data: MemorizedData = "switch"
     """M, the data that guide: those memorized at the switch ("switch", paper) or by the last epoch
-    ("current", ours). At the switch a model knows the easy interactions alone; guided by them for
-    good, it goes on to learn those and no others."""
+    ("current", ours). At an early switch a model knows the easy interactions alone; weights that
+    learn fast, guided by them for good, leave it there."""
 
     denoising_learning: bool = True
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
@@ -184,7 +184,6 @@ class DenoiserConfig:
         """The method as Sec. 3 and 4.1.4 print it (the slips of Eq. 12 mended)."""
         return cls(
             ranking="full",
-            memorized_data="switch",
             switch_timeout=60,  # against every item the switch may never come
             noise_rate_sample=1_000_000_000,
             gumbel_draws=1,
@@ -202,7 +201,6 @@ class DenoiserConfig:
         """As the authors' published code runs: sampled ranking, an LSTM without history."""
         return cls(
             ranking="sampled",
-            memorized_data="switch",
             similarity="paper",
             factor_history=1,
             guidance_size=None,

@@ -204,7 +204,7 @@ def changed(preset: DenoiserConfig) -> dict[str, object]:
 
 def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
     assert changed(DenoiserConfig.paper()) == {
-        "ranking": "full", "memorized_data": "switch", "switch_timeout": 60,
+        "ranking": "full", "switch_timeout": 60,
         "noise_rate_sample": 1_000_000_000,
         "gumbel_draws": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
@@ -214,7 +214,7 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
 
 def test_the_authors_preset_samples_and_has_no_factor_history():
     assert changed(DenoiserConfig.authors()) == {
-        "memorized_data": "switch", "factor_history": 1, "similarity": "paper",
+        "factor_history": 1, "similarity": "paper",
         "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0,

@@ -181,7 +181,7 @@ def test_it_switches_when_the_memorized_are_as_many_as_the_clean() -> None:
             assert 0 < record.mean_weight < 1
             assert record.noise_rate == denoiser.noise_rate  # frozen
     memorized = denoiser.state_dict()["self_guided"]["memorized"]
-    assert len(memorized) / N == pytest.approx(denoiser.history[-1].memorized_ratio)
+    assert len(memorized) / N == pytest.approx(denoiser.history[point - 1].memorized_ratio)
 
 
 def test_the_memorized_are_frozen_at_the_switch_where_asked_for() -> None:
@@ -329,7 +329,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "weight_inputs": ("loss", "smoothed_loss", "memorization_rate", "observed")
     },
     "mean weights": {"weight_normalization": "mean"},
-    "memorized at the switch": {"memorized_data": "switch"},
+    "memorized by now": {"memorized_data": "current"},
     "all guidance": {"guidance_size": None},
     "one guidance sample": {"guidance_size": 1},
     "observed guidance": {"guidance_labels": "observed"},
