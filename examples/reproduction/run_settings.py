@@ -9,6 +9,7 @@ from typing import Any
 
 from examples.interaction_data import InteractionData
 from examples.reproduction.grids import BENCHES, Trial
+from sgdl_wrap import DenoiserConfig
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def settings_of(
         model=model,
         condition=condition,
         method=method,
-        options=trial.options,
+        options=written_out(method, trial.options),
         learning_rate=trial.learning_rate,
         l2=trial.l2,
         batch_size=bench.recipe.batch_size,
@@ -58,6 +59,15 @@ def settings_of(
         patience=bench.patience,
         seed=seed,
     )
+
+
+def written_out(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The method's settings; the denoiser's in full, so that other defaults are another run."""
+    if method != "sgdl":
+        return options
+    defaults = DenoiserConfig().as_dict()
+    del defaults["seed"], defaults["history_length"]  # the run's and the recipe's
+    return {**options, "config": defaults | options.get("config", {})}
 
 
 def fingerprint(data: InteractionData) -> str:

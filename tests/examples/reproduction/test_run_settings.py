@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from examples.interaction_data import InteractionData
+from examples.reproduction import run_settings
 from examples.reproduction.grids import BENCHES, Trial
 from examples.reproduction.run_settings import RunSettings, fingerprint, settings_of
+from sgdl_wrap import DenoiserConfig
 
 SETTINGS = settings_of("d", "neumf", "natural", "t_ce", Trial(0.1, 0.2, {"drop_rate": 0.3}), 4)
 
@@ -41,3 +43,13 @@ def test_every_column_shapes_the_fingerprint(small_data: InteractionData, column
     assert fingerprint(replace(small_data, **{column: values})) != before
     if column.endswith("clean"):
         assert fingerprint(replace(small_data, **{column: None})) != before
+
+
+def test_other_defaults_of_the_denoiser_are_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(0.1, 0.2, {"config": {"meta_lr": 0.5}})
+    before = settings_of("d", "neumf", "natural", "sgdl", trial, 4)
+    assert before.options["config"]["meta_lr"] == 0.5
+    assert not {"seed", "history_length"} & set(before.options["config"])  # the run's, the recipe's
+    defaults = DenoiserConfig().but(guidance_interval=9)
+    monkeypatch.setattr(run_settings, "DenoiserConfig", lambda: defaults)
+    assert settings_of("d", "neumf", "natural", "sgdl", trial, 4).key != before.key
