@@ -18,7 +18,7 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
     flags = [(module, module.training) for root in modules for module in root.modules()]
     try:
         for module, _ in flags:
-            vars(module)["training"] = False  # nn.Module's own way takes ten times as long
+            vars(module)["training"] = False  # not nn.Module's own way, which is slow
         yield
     finally:
         for module, training in flags:

@@ -42,7 +42,7 @@ class Case:
 
     @property
     def pool(self) -> int:
-        """Batches that training goes round; few, so that a few rounds fill every history."""
+        """Batches that training goes round; few, so that a few rounds warm up every variant."""
         return 2 if self.large or self.toy else 8
 
     def shrunk(self) -> Case:

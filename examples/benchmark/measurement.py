@@ -24,7 +24,7 @@ from examples.benchmark.variants import (
 from examples.benchmark.workload import Workload
 from sgdl_wrap import DenoiserError, SelfGuidedDenoiser
 
-VISITS = 6  # the scheduler reads a sample's last five visits: one more, and no history is short
+VISITS = 6  # rounds of the pool before measuring: optimizers and guidance have their state by then
 MEMORY_VARIANTS = ("phase1", "lstm", "fast")
 
 

@@ -1,7 +1,7 @@
 """Steps that are done and not yet written down.
 
-Finding a batch's pairs and noting its losses costs little, but mostly by starting: a hundred
-microseconds in a step of one millisecond. Done for several steps at once, it costs a few.
+Finding a batch's pairs and noting its losses costs little, and mostly by starting; done for several
+steps at once, it costs next to nothing.
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
     Returns:
         (K,) int64.
     """
-    # user, score from the top, observed last: one integer a candidate, whose sort takes a tenth of
-    # what sorting by each of them in turn does
+    # user, score from the top, observed last: one integer a candidate, sorted once
     from_top = ~ordinals(scores) + 2**31
     keys: Tensor = (users - users.min() << 33) | (from_top << 1) | observed
     order = torch.argsort(keys, stable=True)
