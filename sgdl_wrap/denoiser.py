@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sgdl_wrap.batches.backlog import Backlog, Step, loss_values, step_sums, weight_values
+from sgdl_wrap.batches.backlog import Backlog, Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
+from sgdl_wrap.batches.samples import Samples, identified, identified_some
 from sgdl_wrap.checks import (
     check_evidence,
     check_kinds,
@@ -26,8 +27,6 @@ from sgdl_wrap.checks import (
 )
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import (
-    BatchError,
-    DenoiserError,
     DenoiserWarning,
     InteractionsError,
     OrderError,
@@ -40,7 +39,7 @@ from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
-from sgdl_wrap.self_guided.phase import Samples, SelfGuidedPhase
+from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.state import broken_state_refused, check_header, header
 from sgdl_wrap.user_code import ScoreFn, UserCode
@@ -352,39 +351,12 @@ class SelfGuidedDenoiser:
         """What is tried at the first batch, and again when the model has changed."""
         lookahead = self._user.lookahead
         if lookahead is None or self._user.sliceable is None:
-            self._known(pairs, self._where())
+            identified_some(pairs, self.interactions, self._where())
             return self._user.prepare(batch, len(pairs))
         if self._self_guided is not None and not lookahead.is_current():
             check_optimizers(self._user.modules, self._optimizers)
             return self._user.renew(batch, len(pairs))
         return lookahead
-
-    def _find(
-        self, users: np.ndarray, items: np.ndarray, observed: np.ndarray, where: str = "a batch"
-    ) -> np.ndarray:
-        """Ids of the samples' interactions, (B,) int64; -1 where unobserved or unknown."""
-        if observed.all():
-            return self.interactions.find(users, items, where=where)
-        # sampled negatives, most of a pointwise batch, need no look-up
-        rows = np.flatnonzero(observed)
-        ids = np.full(len(users), -1, dtype=np.int64)
-        ids[rows] = self.interactions.find(users[rows], items[rows], where=where)
-        return ids
-
-    def _known(self, pairs: Pairs, where: str) -> Samples:
-        """The samples of a batch of which some are known.
-
-        Raises:
-            BatchError: none is. InteractionsError: ids out of range.
-        """
-        samples = self._samples(pairs, where)
-        if samples.ids.max() < 0:
-            raise BatchError(
-                f"Expected observed pairs in {where}, got none of its {len(pairs)} samples "
-                "among the interactions. Pass the training interactions at construction, and "
-                "pair_fn=... if the batch's ids are numbered otherwise."
-            )
-        return samples
 
     def _guide(
         self, pending: _Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
@@ -401,7 +373,7 @@ class SelfGuidedDenoiser:
             self_guided.guide(
                 pending.batch, losses, lookups,
                 features=lambda: self._features(pairs, losses),
-                samples=lambda: self._known(pairs, where),
+                samples=lambda: identified_some(pairs, self.interactions, where),
                 lookahead=lookahead,
                 streams=self._user.streams,
                 assumed_lr=self._assumed_lr(),
@@ -417,7 +389,7 @@ class SelfGuidedDenoiser:
         if self.config.weight_inputs == ("loss",):
             return losses.detach()[:, None]
         self._write_down()  # what g reads of the past is all of it
-        return self._tracker.features(self._find(*pairs.arrays()), losses)
+        return self._tracker.features(self._samples(pairs, "this batch").ids, losses)
 
     def _weights(
         self, self_guided: SelfGuidedPhase, pairs: Pairs, losses: Tensor, where: str
@@ -429,54 +401,10 @@ class SelfGuidedDenoiser:
         )
 
     def _samples(self, pairs: Pairs, where: str) -> Samples:
-        users, items, observed = pairs.arrays()
-        return Samples(self._find(users, items, observed, where), users, items, observed)
+        return identified(pairs, self.interactions, where)
 
     def _write_down(self) -> None:
-        """Notes what the steps of the backlog have shown.
-
-        Raises:
-            BatchError, InteractionsError: batches whose pairs are unknown, the first of them
-                named; the others are noted.
-        """
-        steps = self._backlog.take()
-        if self._noted(steps):
-            return
-        failures = []
-        for step in steps:  # one by one, to leave out and to name what is wrong
-            try:
-                self._known(step.pairs, step.where)
-                self._noted([step])
-            except DenoiserError as error:
-                failures.append(error)
-        first = failures[0]
-        if len(failures) > 1:
-            first = type(first)(f"{first} It is the first of {len(failures)} such batches.")
-        raise first
-
-    def _noted(self, steps: list[Step]) -> bool:
-        """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
-        if not steps:
-            return True
-        try:
-            ids = self._find(*Pairs.joined([step.pairs for step in steps]).arrays())
-        except InteractionsError:
-            return False
-        starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
-        known = ids >= 0
-        counts = np.add.reduceat(known, starts, dtype=np.int64)
-        if not counts.all():
-            return False
-        losses = loss_values(steps)
-        if self._tracker.smoothed is None:
-            self._tracker.record(ids[known], losses[known])
-        else:  # every visit of an interaction counts, one after the other
-            parts = (np.split(column, starts[1:]) for column in (ids, known, losses))
-            for some, seen, values in zip(*parts, strict=True):
-                self._tracker.record(some[seen], values[seen])
-        sums = (step_sums(values, starts) for values in (losses, weight_values(steps)))
-        self._epoch.add(len(ids), int(counts.sum()), *sums)
-        return True
+        self._backlog.write_down(self.interactions, self._tracker, self._epoch)
 
     def _objective(self, batch: Any) -> Tensor:
         if not self.enabled:

@@ -27,13 +27,14 @@ Every number but the first and the memory is a ratio to the plain step of the sa
 all variants are taken in turn on the same batches, zero_grad and the optimizer's step included on
 both sides, and medians are compared. The end of an epoch is `end_epoch()` after a loss of every
 pair was seen, as a share of an epoch of plain steps. Phase II is the whole step with default
-settings but for the scheduler; four of five interactions are memorized, by planted scores. Memory is by how much the peak of resident memory (VmHWM, set back before the
-first step) of a process that trains so exceeds that of one that trains plainly, on one thread, the
-same libraries loaded; Phase I includes the end of an epoch, Phase II is the lstm. For scale: one
-`autograd.grad` for each sample of the batch on top of a plain step, measured on eight samples and
-multiplied up; and a full unroll of the assumed update through `higher`, without scheduler or
-gradient factor. Rows with † are large: their variants are measured one at a time beside plain, and
-a machine with little memory may leave them out (`--rows small`).
+settings but for the scheduler; four of five interactions are memorized, by planted scores. Memory
+is by how much the peak of resident memory (VmHWM, set back before the first step) of a process that
+trains so exceeds that of one that trains plainly, on one thread, the same libraries loaded; Phase I
+includes the end of an epoch, Phase II is the lstm. For scale: one `autograd.grad` for each sample
+of the batch on top of a plain step, measured on eight samples and multiplied up; and a full unroll
+of the assumed update through `higher`, without scheduler or gradient factor. Rows with † are large:
+their variants are measured one at a time beside plain, and a machine with little memory may leave
+them out (`--rows small`).
 """
 
 

@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.batches.pairs import Pairs
+from sgdl_wrap.batches.samples import identified, identified_some
+from sgdl_wrap.errors import DenoiserError, InteractionsError
+from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.records import EpochProgress
 
 CAPACITY = 8192  # samples: kilobytes
 
@@ -76,3 +81,58 @@ class Backlog:
         """All steps kept; none are kept after."""
         steps, self._steps, self.samples = self._steps, [], 0
         return steps
+
+    def write_down(
+        self, interactions: Interactions, tracker: MemorizationTracker, epoch: EpochProgress
+    ) -> None:
+        """Notes what the steps have shown, in `tracker` and `epoch`; none are kept after.
+
+        Raises:
+            BatchError, InteractionsError: batches whose pairs are unknown, the first of them
+                named; the others are noted.
+        """
+        steps = self.take()
+        if _noted(steps, interactions, tracker, epoch):
+            return
+        failures = []
+        for step in steps:  # one by one, to leave out and to name what is wrong
+            try:
+                identified_some(step.pairs, interactions, step.where)
+                _noted([step], interactions, tracker, epoch)
+            except DenoiserError as error:
+                failures.append(error)
+        first = failures[0]
+        if len(failures) > 1:
+            first = type(first)(f"{first} It is the first of {len(failures)} such batches.")
+        raise first
+
+
+def _noted(
+    steps: list[Step],
+    interactions: Interactions,
+    tracker: MemorizationTracker,
+    epoch: EpochProgress,
+) -> bool:
+    """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
+    if not steps:
+        return True
+    pairs = Pairs.joined([step.pairs for step in steps])
+    try:
+        ids = identified(pairs, interactions, "a batch").ids
+    except InteractionsError:
+        return False
+    starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
+    known = ids >= 0
+    counts = np.add.reduceat(known, starts, dtype=np.int64)
+    if not counts.all():
+        return False
+    losses = loss_values(steps)
+    if tracker.smoothed is None:
+        tracker.record(ids[known], losses[known])
+    else:  # every visit of an interaction counts, one after the other
+        parts = (np.split(column, starts[1:]) for column in (ids, known, losses))
+        for some, seen, values in zip(*parts, strict=True):
+            tracker.record(some[seen], values[seen])
+    sums = (step_sums(values, starts) for values in (losses, weight_values(steps)))
+    epoch.add(len(ids), int(counts.sum()), *sums)
+    return True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.batches.trees import pack, unpack
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.random_streams import RandomStreams
@@ -18,22 +18,6 @@ from sgdl_wrap.self_guided.learner import SelfGuidedLearner
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Which pairs the samples of a batch are.
-
-    Attributes:
-        ids: their interactions, (B,) int64; -1 where unobserved or unknown.
-        users, items: (B,) int64.
-        observed: which are observed pairs, (B,) bool.
-    """
-
-    ids: np.ndarray
-    users: np.ndarray
-    items: np.ndarray
-    observed: np.ndarray
 
 
 class SelfGuidedPhase:

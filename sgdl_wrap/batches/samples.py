@@ -1,0 +1,59 @@
+"""Which interactions the samples of a batch are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sgdl_wrap.batches.pairs import Pairs
+from sgdl_wrap.errors import BatchError
+from sgdl_wrap.interactions import Interactions
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which pairs the samples of a batch are.
+
+    Attributes:
+        ids: their interactions, (B,) int64; -1 where unobserved or unknown.
+        users, items: (B,) int64.
+        observed: which are observed pairs, (B,) bool.
+    """
+
+    ids: np.ndarray
+    users: np.ndarray
+    items: np.ndarray
+    observed: np.ndarray
+
+
+def identified(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
+    """The samples of some pairs; `where` names their batch in messages.
+
+    Raises:
+        InteractionsError: ids out of range.
+    """
+    users, items, observed = pairs.arrays()
+    if observed.all():
+        ids = interactions.find(users, items, where=where)
+    else:  # sampled negatives, most of a pointwise batch, need no look-up
+        rows = np.flatnonzero(observed)
+        ids = np.full(len(users), -1, dtype=np.int64)
+        ids[rows] = interactions.find(users[rows], items[rows], where=where)
+    return Samples(ids, users, items, observed)
+
+
+def identified_some(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
+    """The same of a batch of which some are known.
+
+    Raises:
+        BatchError: none is. InteractionsError: ids out of range.
+    """
+    samples = identified(pairs, interactions, where)
+    if samples.ids.max() < 0:
+        raise BatchError(
+            f"Expected observed pairs in {where}, got none of its {len(pairs)} samples "
+            "among the interactions. Pass the training interactions at construction, and "
+            "pair_fn=... if the batch's ids are numbered otherwise."
+        )
+    return samples
