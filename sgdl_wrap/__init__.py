@@ -2,6 +2,7 @@
 
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
+from sgdl_wrap.distributed.resharding import merge_states
 from sgdl_wrap.errors import (
     BatchError,
     DenoiserError,
@@ -38,4 +39,5 @@ __all__ = [
     "StateError",
     "SwitchError",
     "UnsupportedModelError",
+    "merge_states",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.engine import bare, check_engine
 from sgdl_wrap.errors import (
     DenoiserError,
     LossError,
@@ -50,21 +51,24 @@ def check_model(model: object) -> None:
     """Refuses what can have no functional twin.
 
     Raises:
-        UnsupportedModelError: no module, a wrapper, a ScriptModule, a forward with `params`.
+        UnsupportedModelError: no module, a wrapper other than DistributedDataParallel, a
+            ScriptModule, a forward with `params`.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
             f"Expected an nn.Module, got {type(model).__name__}. Pass the recommender itself."
         )
+    check_engine(model)
+    model = bare(model)
     if hasattr(model, "_orig_mod"):
         raise UnsupportedModelError(
             "Expected an uncompiled model, got the wrapper of torch.compile, whose graphs have no "
             "second derivative. Pass the model that you compiled (model._orig_mod)."
         )
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    if isinstance(model, wrappers):
+    if isinstance(model, nn.DataParallel):
         raise UnsupportedModelError(
-            f"Expected a bare model, got {type(model).__name__}. Pass model.module."
+            "Expected a bare model or DistributedDataParallel, got DataParallel. Pass "
+            "model.module, or run one process for each GPU."
         )
     for name, module in model.named_modules():
         where = f"submodule {name!r}" if name else "the model"

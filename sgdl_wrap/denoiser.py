@@ -26,6 +26,10 @@ from sgdl_wrap.checks import (
     check_scores,
 )
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.engine import ranks_of, refuse_join
+from sgdl_wrap.distributed.layout import check_own_pairs, settle
+from sgdl_wrap.distributed.ranks import ALONE
+from sgdl_wrap.distributed.resharding import rank_header, state_of_rank
 from sgdl_wrap.errors import (
     DenoiserWarning,
     InteractionsError,
@@ -73,7 +77,8 @@ class SelfGuidedDenoiser:
     judged by the memorized ones.
 
     Args:
-        model: the recommender.
+        model: the recommender; trained on several processes, in DistributedDataParallel, on all
+            of which the calls below are made alike (docs/distributed.md).
         optimizer: the user's own, or a sequence of several.
         loss_fn: ``loss_fn(model, batch)`` returns unreduced per-sample losses, (B,).
         interactions: the observed training pairs (users, items), 1-D integers of one length.
@@ -122,16 +127,19 @@ class SelfGuidedDenoiser:
             )
         users, items = interactions
         self.interactions = Interactions(users, items, n_items=n_items)
+        self._ranks = ranks_of(model) if enabled else ALONE
+        settle(self._ranks, self.interactions, self.config.as_dict())
+        self._total = self._ranks.total(len(self.interactions))
         self._read_pairs = PairReader(pair_fn)
         self._backlog = Backlog()
-        self._tracker = MemorizationTracker(self.interactions, self.config)
+        self._tracker = MemorizationTracker(self.interactions, self.config, self._ranks)
         self._detector = TransitionDetector(
             self.config.noise_rate_shift, self.config.switch_timeout
         )
 
         self._history: list[EpochRecord] = []
         self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
-        self._epoch = EpochProgress(self.interactions.rows)
+        self._epoch = self._new_epoch()
         self._explicit_epochs = False
         self._pending: _Pending | None = None
         if enabled:
@@ -190,6 +198,7 @@ class SelfGuidedDenoiser:
                 "Expected step(batch) after before_step(batch), got a second before_step. "
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
             )
+        refuse_join(self.model)
         self._end_epoch_if_full()
         if self._backlog.full:
             self._write_down()
@@ -282,8 +291,9 @@ class SelfGuidedDenoiser:
                 "Call it after the loop over the loader."
             )
         self._explicit_epochs = True
-        self._write_down()
-        if self._epoch.samples == 0:
+        with self._ranks.together():
+            self._write_down()
+        if not self._ranks.any(self._epoch.samples > 0):
             if self._history:
                 return self._history[-1]
             raise OrderError(
@@ -312,7 +322,8 @@ class SelfGuidedDenoiser:
             )
         self._write_down()
         return {
-            **header(self.interactions, self.config, self.model, enabled=self.enabled),
+            **header(self.interactions, self.config, self._user.model, enabled=self.enabled),
+            **rank_header(self._ranks, self.interactions),
             "history": [record.as_dict() for record in self._history],
             "tracker": self._tracker.state_dict(),
             "self_guided": None if self._self_guided is None else self._self_guided.state_dict(),
@@ -327,9 +338,10 @@ class SelfGuidedDenoiser:
         Raises:
             StateError: another data set, config, model or version; nothing was changed.
         """
-        check_header(state, self.interactions, self.config, self.model, enabled=self.enabled)
+        state = state_of_rank(state, self._ranks, self.interactions)
+        check_header(state, self.interactions, self.config, self._user.model, enabled=self.enabled)
         with broken_state_refused():  # all is built before any of it is taken
-            tracker = MemorizationTracker(self.interactions, self.config)
+            tracker = MemorizationTracker(self.interactions, self.config, self._ranks)
             tracker.load_state_dict(state["tracker"])
             self_guided = None
             if state["self_guided"] is not None:
@@ -351,7 +363,8 @@ class SelfGuidedDenoiser:
         """What is tried at the first batch, and again when the model has changed."""
         lookahead = self._user.lookahead
         if lookahead is None or self._user.sliceable is None:
-            identified_some(pairs, self.interactions, self._where())
+            samples = identified_some(pairs, self.interactions, self._where())
+            check_own_pairs(self._ranks, samples, self._where())
             return self._user.prepare(batch, len(pairs))
         if self._self_guided is not None and not lookahead.is_current():
             check_optimizers(self._user.modules, self._optimizers)
@@ -465,6 +478,7 @@ class SelfGuidedDenoiser:
         self._write_down()
         if self._epoch.observed < self._epoch.ends_at:
             return
+        self._ranks.refuse_own_epoch_end()
         # should the end fail, its error comes once, and the next try an epoch later
         self._epoch.ends_at += self.interactions.rows
         self._end_epoch()
@@ -479,18 +493,21 @@ class SelfGuidedDenoiser:
             )
         memorized = self._tracker.commit(findings)
         noise_rate = self.noise_rate
+        samples, loss_sum, weight_sum = self._ranks.sums(
+            self._epoch.samples, self._epoch.loss_sum, self._epoch.weight_sum
+        )
         record = EpochRecord(
             epoch=len(self._history) + 1,
             phase=phase,
-            memorized_ratio=memorized / len(self.interactions),
+            memorized_ratio=memorized / self._total,
             clean_ratio=None if noise_rate is None else self._detector.clean_ratio(noise_rate),
             noise_rate=noise_rate,
-            loss=self._epoch.loss_sum / self._epoch.samples,
-            mean_weight=self._epoch.weight_sum / self._epoch.samples,
+            loss=loss_sum / samples,
+            mean_weight=weight_sum / samples,
             seconds=self._epoch.seconds(),
         )
         self._history.append(record)
-        self._epoch = EpochProgress(self.interactions.rows)
+        self._epoch = self._new_epoch()
         logger.info("%s", record)
         if self._self_guided is not None and self.config.memorized_data == "current":
             self._self_guided.follow(self._tracker.memorized_ids())
@@ -503,7 +520,7 @@ class SelfGuidedDenoiser:
         verdict = self._detector.decide(
             epoch=record.epoch,
             memorized=memorized,
-            total=len(self.interactions),
+            total=self._total,
             noise_rate=noise_rate,
         )
         if verdict is Verdict.STAY:
@@ -532,7 +549,12 @@ class SelfGuidedDenoiser:
             self.config,
             device=self._user.device,
             dtype=torch.promote_types(next(self.model.parameters()).dtype, torch.float32),
+            ranks=self._ranks,
         )
+
+    def _new_epoch(self) -> EpochProgress:
+        # several ranks end epochs by calls alone, and wait two passes for one
+        return EpochProgress(self.interactions.rows * (2 if self._ranks.several else 1))
 
 
 def _versions(lookahead: Lookahead) -> tuple[int, ...]:

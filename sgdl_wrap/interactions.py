@@ -162,9 +162,14 @@ class Interactions:
 
     def fingerprint(self) -> str:
         """SHA-256 of the pairs and `n_items`: tells one data set from another."""
-        digest = hashlib.sha256(str(self.n_items).encode())
-        digest.update(self.keys.numpy().data)
-        return digest.hexdigest()
+        return fingerprint(self.keys, self.n_items)
+
+
+def fingerprint(keys: Tensor, n_items: int) -> str:
+    """That of the interactions with these sorted keys."""
+    digest = hashlib.sha256(str(n_items).encode())
+    digest.update(keys.numpy().data)
+    return digest.hexdigest()
 
 
 def as_ids(values: Any, name: str) -> Tensor:

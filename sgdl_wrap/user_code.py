@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.checks import check_losses
+from sgdl_wrap.distributed.engine import bare, forward_expected
 from sgdl_wrap.preflight import check_lookahead, is_sliceable
 from sgdl_wrap.random_streams import RandomStreams
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
@@ -22,12 +23,13 @@ class UserCode:
     """What the user handed over to be called.
 
     Args:
-        model: the recommender.
+        model: the recommender, or the DistributedDataParallel around it.
         loss_fn: ``loss_fn(model, batch) -> (B,)`` per-sample losses.
         score_fn: ``score_fn(model, users, items) -> (K,)``; None calls the model.
         seed: of the random streams that serve calls which the plain loop would not make.
 
     Attributes:
+        model: the recommender itself.
         modules: what training consists of: the model, and the loss where that is a module too.
         streams: the user's global random streams, kept as they are.
         lookahead: losses at other parameters; None until a batch was tried.
@@ -38,10 +40,12 @@ class UserCode:
     def __init__(
         self, model: nn.Module, loss_fn: LossFn, score_fn: ScoreFn | None, *, seed: int
     ) -> None:
-        self.model = model
+        self.model = bare(model)
+        self._trained = model  # by its backward, which averages over the ranks
+        self._forward_seen = False
         self.loss_fn = loss_fn
         self._score_fn = score_fn
-        self.modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
+        self.modules = [m for m in (self.model, loss_fn) if isinstance(m, nn.Module)]
         self.streams = RandomStreams(seed)
         self.lookahead: Lookahead | None = None
         self.sliceable: bool | None = None
@@ -57,13 +61,16 @@ class UserCode:
         Raises:
             LossError: losses of another shape than (size,), or not finite.
         """
-        losses = self.loss_fn(self.model, batch)
+        with nullcontext() if self._forward_seen else forward_expected(self._trained):
+            losses = self.loss_fn(self._trained, batch)
+        self._forward_seen = True
         return losses, check_losses(losses, size, where)
 
     def losses_aside(self, batch: Any, size: int | None) -> Tensor:
         """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
         with self._aside(advance=False):
-            losses, _ = self.losses(batch, size, "this batch")
+            losses = self.loss_fn(self.model, batch)
+            check_losses(losses, size, "this batch")
         return losses
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:

@@ -968,7 +968,7 @@ def compiled_in_place() -> nn.Module:
         (compiled_in_place, r"^Expected an uncompiled model, got module\.compile\(\) on submodule"),
         (
             lambda: nn.DataParallel(seeded_model(TwoLayers)),
-            r"^Expected a bare model, got DataParallel\. Pass model\.module\.$",
+            r"^Expected a bare model or DistributedDataParallel, got DataParallel\. Pass",
         ),
         (
             lambda: seeded_model(Parametrised),

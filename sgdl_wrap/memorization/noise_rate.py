@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
+from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.errors import NoiseRateError
 
 CHUNK = 1 << 14  # losses whose posterior is taken at once
@@ -60,6 +62,12 @@ def scale_per_user(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def scale_between(losses: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(L_k - low) / (high - low), (N,) float64, of finite losses in [low, high], low < high."""
+    scaled: np.ndarray = (losses.astype(np.float64) * 0.5 - 0.5 * low) / (0.5 * high - 0.5 * low)
+    return scaled
+
+
 def estimate_noise_rate(
     losses: np.ndarray,
     users: np.ndarray,
@@ -67,6 +75,7 @@ def estimate_noise_rate(
     normalization: Literal["user", "global"],
     max_fitted: int,
     start: NoiseRate | None = None,
+    ranks: Ranks = ALONE,
 ) -> NoiseRate:
     """σ̂ = E_k[p(noisy component | L_k)], the component with the larger mean (Eq. 4).
 
@@ -77,6 +86,9 @@ def estimate_noise_rate(
         max_fitted: the mixture is fitted on at most so many losses, evenly spaced by rank.
         start: the mixture of the epoch before, from which EM goes on; overlapping components
             need hundreds of iterations, which epochs then share.
+        ranks: each has the losses of its own users; the estimate is over all, and the same on all.
+            Each gives its part of the losses that are fitted, evenly spaced among its own
+            (deviation 17).
 
     Raises:
         NoiseRateError: fewer than two losses, or all equal after scaling.
@@ -90,28 +102,33 @@ def estimate_noise_rate(
     seen = ~np.isnan(losses)
     if not seen.all():
         losses, users = losses[seen], users[seen]
-    if len(losses) < 2:
+    count, low, high = ranks.extent(losses)
+    if count < 2:
         raise NoiseRateError(
-            f"Expected at least two losses to estimate a noise rate, got {len(losses)}. "
+            f"Expected at least two losses to estimate a noise rate, got {count}. "
             "Train on more interactions, or set noise_rate in the config."
         )
-    if losses.min() == losses.max():
+    if low == high:
         raise NoiseRateError(
-            f"Expected losses that differ, got all {len(losses)} equal to {losses[0]:.6g}. "
+            f"Expected losses that differ, got all {count} equal to {low:.6g}. "
             "Check that loss_fn returns unreduced losses and that the model trains, "
             "or set noise_rate in the config."
         )
-    groups = users if normalization == "user" else np.zeros_like(users)
-    scaled = scale_per_user(losses, groups)
-    if scaled.max() == 0:
+    if normalization == "user":
+        scaled = scale_per_user(losses, users)
+    else:
+        scaled = scale_between(losses, low, high)
+    if ranks.extent(scaled)[2] == 0:
         raise NoiseRateError(
             "Expected users with two or more different losses, got none: per-user scaling maps "
             "all to 0. Set loss_normalization='global' in the config, or noise_rate."
         )
     sample = scaled
-    if len(scaled) > max_fitted:  # every so-many-th, by size: far nearer to all than a random draw
-        places = np.linspace(0, len(scaled) - 1, max_fitted).round().astype(np.int64)
+    if count > max_fitted:  # every so-many-th, by size: far nearer to all than a random draw
+        share = max_fitted * len(scaled) // count
+        places = np.linspace(0, len(scaled) - 1, share).round().astype(np.int64)
         sample = np.sort(scaled)[places]
+    sample = ranks.gather(torch.from_numpy(sample)).rows.numpy()
     if start is None or min(start.weights) < 0.01:  # a starved component never comes back
         means, weights, variances = _quartile_start(sample)
         max_iter = 1000
@@ -139,7 +156,7 @@ def estimate_noise_rate(
             total += float(posterior[:, noisy].sum())
     order = [clean, noisy]
     return NoiseRate(
-        value=min(max(total / len(scaled), 0.0), 1.0),
+        value=min(max(ranks.sums(total)[0] / count, 0.0), 1.0),
         means=_two(mixture.means_[order, 0]),
         variances=_two(mixture.covariances_[order, 0, 0]),
         weights=_two(mixture.weights_[order]),

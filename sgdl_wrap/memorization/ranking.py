@@ -77,6 +77,7 @@ def rank_epoch(
     generator: torch.Generator,
     chunk: int,
     progress: Callable[[int, int], None] | None = None,
+    among: tuple[int, int] | None = None,
 ) -> RankedEpoch:
     """m_t(u, i) = 1 if i is among the top N_u of u's candidates, N_u = u's observed items.
 
@@ -89,6 +90,7 @@ def rank_epoch(
             are never split).
         generator: draws the sampled candidates.
         progress: called with (interactions done, N) after each chunk.
+        among: the users that are ranked, [first, last); the others' bits are 0 and their cuts NaN.
 
     Raises:
         ScoreError: scores of another shape, or not finite.
@@ -98,7 +100,7 @@ def rank_epoch(
     memorized = np.zeros(len(interactions), dtype=bool)
     cut = torch.full((interactions.n_users,), torch.nan)
     per_user = interactions.n_items if candidates == "full" else 0
-    for first, last in user_chunks(interactions, chunk, per_user):
+    for first, last in user_chunks(interactions, chunk, per_user, among):
         if candidates == "sampled":
             users, items, observed = _sampled(interactions, first, last, generator)
         else:
@@ -117,24 +119,30 @@ def rank_epoch(
 
 
 def user_chunks(
-    interactions: Interactions, chunk: int, per_user: int
+    interactions: Interactions,
+    chunk: int,
+    per_user: int,
+    among: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Ranges [first, last) of users whose candidates together number about `chunk`.
 
+    They cover the users `among`, or all.
+
     A user has `per_user` candidates, or twice its observed items where that is 0.
     """
+    start, stop = among if among is not None else (0, interactions.n_users)
     if per_user:
         step = max(1, chunk // per_user)
-        for first in range(0, interactions.n_users, step):
-            last = min(first + step, interactions.n_users)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
             if int(interactions.starts[last]) > int(interactions.starts[first]):
                 yield first, last
         return
-    first = 0
-    while first < interactions.n_users:
+    first = start
+    while first < stop:
         target = int(interactions.starts[first]) + max(1, chunk // 2)
         last = int(torch.searchsorted(interactions.starts, target, right=True)) - 1
-        last = min(max(last, first + 1), interactions.n_users)
+        last = min(max(last, first + 1), stop)
         if int(interactions.starts[last]) > int(interactions.starts[first]):
             yield first, last
         first = last

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.layout import own_users
+from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
@@ -43,11 +45,15 @@ class MemorizationTracker:
     Args:
         interactions: D.
         config: history length, ranking, noise-rate settings.
+        ranks: those that watch together; what each finds of its users, all come to know.
     """
 
-    def __init__(self, interactions: Interactions, config: DenoiserConfig) -> None:
+    def __init__(
+        self, interactions: Interactions, config: DenoiserConfig, ranks: Ranks = ALONE
+    ) -> None:
         self.interactions = interactions
         self.config = config
+        self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
         self.smoothed: np.ndarray | None = None
@@ -109,32 +115,52 @@ class MemorizationTracker:
             ScoreError: scores of a wrong shape or not finite.
             NoiseRateError: losses from which no rate can be estimated.
         """
+        ranks = self._ranks
+        if ranks.replicated:
+            self._share_losses()
+        users = own_users(ranks, self.interactions)
+        own = slice(*self.interactions.starts[list(users)].tolist())
         noise_rate = None
         if with_noise_rate and self.config.noise_rate is None:
             noise_rate = estimate_noise_rate(
-                self.losses,
-                self.interactions.users.numpy(),
+                self.losses[own],
+                self.interactions.users.numpy()[own],
                 normalization=self.config.loss_normalization,
                 max_fitted=self.config.noise_rate_sample,
                 start=self.mixture,
+                ranks=ranks,
             )
-        ranked = rank_epoch(
-            self.interactions,
-            score,
-            candidates=self.config.ranking,
-            generator=self._generator,
-            chunk=self.config.ranking_chunk,
-            progress=progress,
-        )
+        with ranks.together():
+            ranked = rank_epoch(
+                self.interactions,
+                score,
+                candidates=self.config.ranking,
+                generator=ranks.generator(self._generator, self.buffer.epochs),
+                chunk=self.config.ranking_chunk,
+                progress=progress,
+                among=users,
+            )
+        if ranks.replicated:
+            cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
+            ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut)
         return EpochFindings(ranked, noise_rate)
 
+    def _share_losses(self) -> None:
+        """Every rank learns of the losses that the others have seen in this epoch."""
+        ranks = self._ranks
+        if self.smoothed is not None:
+            seen = np.where(np.isnan(self.losses), np.float32(np.nan), self.smoothed)
+            known = ranks.known(seen)
+            self.smoothed = np.where(np.isnan(known), self.smoothed, known)
+        self.losses = ranks.known(self.losses)
+
     def commit(self, findings: EpochFindings) -> int:
-        """Ends the epoch with what was found; returns |M_t|."""
+        """Ends the epoch with what was found; returns |M_t|, over all ranks."""
         self.buffer.push(findings.ranked.packed)
         self.cut = findings.ranked.cut
         self.mixture = findings.noise_rate or self.mixture
         self.losses.fill(np.nan)  # each epoch's losses are those seen during it
-        return count_bits(self.buffer.memorized())
+        return self._ranks.total(count_bits(self.buffer.memorized()))
 
     def memorized_ids(self) -> np.ndarray:
         """M_t as sorted interaction ids, int64."""

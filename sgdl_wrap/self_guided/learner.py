@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.random_streams import RandomStreams
 from sgdl_wrap.self_guided.gradients import (
     ascent_direction,
@@ -23,7 +25,7 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
-from sgdl_wrap.self_guided.tables import Lookup
+from sgdl_wrap.self_guided.tables import Lookup, RowUpdate
 from sgdl_wrap.self_guided.weighting import WeightingFunction, normalized
 
 
@@ -51,20 +53,22 @@ class SelfGuidedLearner:
         memorized: M, sorted interaction ids, (|M|,) int64.
         config: the variants.
         device, dtype: of the losses.
+        ranks: those that learn together, each from its own part of the batch and the guidance.
     """
 
     def __init__(
         self, memorized: np.ndarray, config: DenoiserConfig, *, device: torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype, ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self._ranks = ranks
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         kind = {"generator": self.generator, "device": device, "dtype": dtype}
         self.weighting = WeightingFunction(
             len(config.weight_inputs), config.weight_hidden, **kind  # type: ignore[arg-type]
         )
         self.selector = GuidanceSelector(
-            memorized, config, generator=self.generator, device=device, dtype=dtype
+            memorized, config, generator=self.generator, device=device, dtype=dtype, ranks=ranks
         )
         learned: list[tuple[nn.Module, float]] = [(self.weighting, config.meta_lr)]
         if self.selector.network is not None:
@@ -79,7 +83,7 @@ class SelfGuidedLearner:
         self,
         losses: Tensor,
         features: Tensor,
-        guidance: Guidance,
+        guidance: Guidance | None,
         lookahead: Lookahead,
         streams: RandomStreams,
         *,
@@ -91,7 +95,7 @@ class SelfGuidedLearner:
         Args:
             losses: L(θ) of the training batch, (B,), with its graph, which is kept.
             features: what g reads of the samples, (B, F), without graph.
-            guidance: the memorized samples that judge.
+            guidance: the memorized samples that judge; None where other ranks alone have some.
             assumed_lr: η1.
             lookups: how the losses look up large tables, where that is known.
 
@@ -101,21 +105,25 @@ class SelfGuidedLearner:
         weights = self.weights(features)
         vector = weights.detach().to(losses.dtype).requires_grad_()
         cosines = self.config.similarity == "paper" and self.selector.factors is not None
-        if cosines or lookups is None:  # cosines need all of θ̂
+        if cosines or lookups is None or self._ranks.several:  # which need all of θ̂
             lookups = {}
         ascent = ascent_direction(losses, theta, lookups, vector)
-        scale = assumed_lr / len(losses)
-        virtual = assumed_update(theta, ascent, scale)  # Eq. 7
+        # of several ranks the mean, as the actual update will be
+        scale = assumed_lr / (len(losses) * self._ranks.size)
+        virtual = assumed_update(theta, *self._ranks.summed(ascent, scale))  # Eq. 7
         # rewound for the cosines, as both points must see the same dropout masks
         with streams.own(losses.device, advance=not cosines):
-            guidance_losses = guidance.select(lookahead.losses(virtual, guidance.batch))
+            guidance_losses = _losses_at(virtual, guidance, lookahead)
         if cosines:
             dense = [value for value in virtual if isinstance(value, Tensor)]
             self._record_cosines(guidance, guidance_losses, dense, lookahead, streams)
-        selection = self.selector.select(guidance.ids)
+        ids = np.empty(0, dtype=np.int64) if guidance is None else guidance.ids
+        selection = self.selector.select(ids)
         shares = selection.shares
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
-        products = gradient_products(ascent, vector, gradient_at(guidance_loss, virtual))
+        direction = gradient_at(guidance_loss, virtual)
+        self._ranks.sum_(direction)
+        products = gradient_products(ascent, vector, direction)
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
         gradients = list(
             torch.autograd.grad(
@@ -123,12 +131,13 @@ class SelfGuidedLearner:
             )
         )
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
+        self._ranks.sum_([*gradients, *(selector_gradients or [])])
         step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
         return MetaStep(guidance_loss.detach(), shares, products, gradients)
 
     def _record_cosines(
         self,
-        guidance: Guidance,
+        guidance: Guidance | None,
         assumed_losses: Tensor,
         virtual: list[Tensor],
         lookahead: Lookahead,
@@ -137,13 +146,12 @@ class SelfGuidedLearner:
         """(L_m(θ), cos(∇L_m(θ̂), ∇L_m(θ))) of the guidance samples, as Eq. 10 prints it."""
         theta = [p.detach().clone().requires_grad_() for p in lookahead.parameters]
         with streams.own(theta[0].device):
-            losses = guidance.select(lookahead.losses(theta, guidance.batch))
+            losses = _losses_at(theta, guidance, lookahead)
         cosines = gradient_cosines(losses, theta, assumed_losses, virtual)
-        known = guidance.ids >= 0
+        ids = np.empty(0, dtype=np.int64) if guidance is None else guidance.ids
+        known = ids >= 0
         on_device = torch.from_numpy(known).to(losses.device)
-        self.selector.record(
-            guidance.ids[known], losses.detach()[on_device], cosines[on_device]
-        )
+        self.selector.record(ids[known], losses.detach()[on_device], cosines[on_device])
 
     def state_dict(self) -> dict[str, Any]:
         """ψ, φ, their optimizers, the factor history and the generator, as copies."""
@@ -163,3 +171,12 @@ class SelfGuidedLearner:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.selector.load_state_dict(state["selector"])
         self.generator.set_state(state["generator"].cpu())
+
+
+def _losses_at(
+    virtual: Sequence[Tensor | RowUpdate], guidance: Guidance | None, lookahead: Lookahead
+) -> Tensor:
+    """The guidance losses at other parameters, (n,), with their graph; (0,) without guidance."""
+    if guidance is None:
+        return virtual[0].flatten()[:0] if isinstance(virtual[0], Tensor) else torch.zeros(0)
+    return guidance.select(lookahead.losses(virtual, guidance.batch))

@@ -12,6 +12,7 @@ from torch import Tensor
 from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.batches.trees import pack, unpack
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.random_streams import RandomStreams
 from sgdl_wrap.self_guided.guidance import Guidance, ScoresBelowCut, choose_guidance
 from sgdl_wrap.self_guided.learner import SelfGuidedLearner
@@ -29,6 +30,7 @@ class SelfGuidedPhase:
         config: the variants; without `denoising_learning` nothing is learned and M alone is
             trained on (Table 3, w/o DLS).
         device, dtype: of ψ and φ.
+        ranks: those that learn ψ and φ together.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class SelfGuidedPhase:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self.memorized = memorized
         self.config = config
         self.dtype = dtype
@@ -48,7 +52,9 @@ class SelfGuidedPhase:
         self._mask[memorized] = True
         self.learner: SelfGuidedLearner | None = None
         if config.denoising_learning:
-            self.learner = SelfGuidedLearner(memorized, config, device=device, dtype=dtype)
+            self.learner = SelfGuidedLearner(
+                memorized, config, device=device, dtype=dtype, ranks=ranks
+            )
         self._guidance: Guidance | None = None
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
@@ -126,13 +132,14 @@ class SelfGuidedPhase:
         which = samples()  # may refuse the batch: then it was no step
         self._steps += 1
         memorized = self.is_memorized(which.ids)
-        if due and guidance is not None:
+        if due and self._ranks.any(guidance is not None):
             learned = self.learner.learn(
                 losses, features().to(self.dtype), guidance, lookahead, streams,
                 assumed_lr=assumed_lr, lookups=lookups,
             )
             if self.config.similarity == "alignment":
-                products = standardized(learned.products)
+                everywhere = self._ranks.gather(learned.products)
+                products = everywhere.own(standardized(everywhere.rows))
                 places = torch.from_numpy(memorized).to(products.device)
                 self.learner.selector.record(
                     which.ids[memorized], losses[places], products[places]
@@ -144,7 +151,7 @@ class SelfGuidedPhase:
                 with_negatives=self.config.guidance_labels == "both",
                 outside_list=outside_list,
                 sliceable=sliceable,
-                generator=self.learner.generator,
+                generator=self._ranks.generator(self.learner.generator, self._steps),
             )
 
     def _guidance_for(self, batch: Any) -> Guidance | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.ranks import ALONE, Gathered, Ranks
 from sgdl_wrap.self_guided.denoising_scheduler import LSTMScheduler, MLPScheduler, top_f
 from sgdl_wrap.self_guided.factors import FactorHistory
 from sgdl_wrap.self_guided.selection import (
@@ -26,7 +27,7 @@ class Selection:
     """How much each guidance sample counts.
 
     Attributes:
-        shares: c, (n,), summing to 1.
+        shares: c, (n,), summing to 1, over all ranks.
         scheduled: what the scheduler made of the samples it saw; None without one.
     """
 
@@ -41,11 +42,13 @@ class Scheduled:
     Attributes:
         places: theirs among the guidance samples, (m,) int64; None for all.
         logits: o, (m,), with a graph to φ.
-        soft: y of Eq. 12, (draws, m).
+        everywhere: o of all ranks, without graph.
+        soft: y of Eq. 12, of all ranks, (draws, M).
     """
 
     places: Tensor | None
     logits: Tensor
+    everywhere: Gathered
     soft: Tensor
 
 
@@ -57,6 +60,7 @@ class GuidanceSelector:
         config: which scheduler, and its settings.
         generator: draws φ's initial values and the Gumbel noise.
         device, dtype: of the losses.
+        ranks: those whose guidance is divided together; each has some of the samples.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class GuidanceSelector:
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self._ranks = ranks
         self.generator = generator
         self._device, self._dtype = device, dtype
         self.network: LSTMScheduler | MLPScheduler | None = None
@@ -85,8 +91,11 @@ class GuidanceSelector:
 
     def record(self, ids: np.ndarray, losses: Tensor, similarities: Tensor) -> None:
         """Notes the factors of one visit of memorized samples, (m,) each."""
-        if self.factors is not None and len(ids):
-            factors = torch.stack([losses.detach(), similarities], dim=1).to(self._dtype)
+        if self.factors is None:
+            return
+        factors = torch.stack([losses.detach(), similarities], dim=1).to(self._dtype)
+        ids, factors = self._ranks.noted(ids, factors)
+        if len(ids):
             slots = self.factors.slots(ids)
             held = slots >= 0
             self.factors.record(slots[held], factors.cpu().numpy()[held])
@@ -98,36 +107,49 @@ class GuidanceSelector:
         the scheduler divides what is left among the memorized interactions (deviation 13). So do
         interactions that left M at an epoch's end while they waited to guide.
         """
-        n = len(ids)
-        equal = torch.full((n,), 1.0 / n, device=self._device, dtype=self._dtype)
+        (n,) = self._ranks.sums(len(ids))
+        equal = torch.full((len(ids),), 1.0 / n, device=self._device, dtype=self._dtype)
         if self.factors is None:
             return Selection(equal)
         slots = self.factors.slots(ids)
         rows = np.flatnonzero(slots >= 0)
-        if len(rows) == 0:
+        if not self._ranks.any(len(rows) > 0):
             return Selection(equal)
-        places = None if len(rows) == n else torch.from_numpy(rows).to(self._device)
+        places = None if len(rows) == len(ids) else torch.from_numpy(rows).to(self._device)
         sequences = self.factors.sequences(slots[rows])
         factors, visits = (torch.from_numpy(part).to(self._device) for part in sequences)
         scheduled = None
         if self.network is None:
             latest = factors[visits - 1, torch.arange(len(rows), device=self._device)]
-            shares = top_f(latest)
+            everywhere = self._ranks.gather(latest)
+            divided = top_f(everywhere.rows)
         else:
-            logits = self.network(factors, visits)
+            logits = self._logits(self.network, factors, visits)
+            everywhere = self._ranks.gather(logits.detach())
             noise = gumbel_noise(
-                (self.config.gumbel_draws, len(rows)), self.generator,
+                (self.config.gumbel_draws, len(everywhere.rows)), self.generator,
                 dtype=logits.dtype, device=logits.device,
             )
-            soft = soft_draws(logits, noise, self.config.gumbel_tau)
-            scheduled = Scheduled(places, logits, soft)
-            shares = guidance_shares(soft)
+            soft = soft_draws(everywhere.rows, noise, self.config.gumbel_tau)
+            scheduled = Scheduled(places, logits, everywhere, soft)
+            divided = guidance_shares(soft)
+        shares = everywhere.own(divided) * (len(everywhere.rows) / n)
         if places is not None:
-            shares = equal.index_copy(0, places, shares * (len(rows) / n))
+            shares = equal.index_copy(0, places, shares)
         return Selection(shares, scheduled)
+
+    @staticmethod
+    def _logits(network: LSTMScheduler | MLPScheduler, factors: Tensor, visits: Tensor) -> Tensor:
+        """o, (m,), with a graph to φ, also where none of this rank's samples has a history."""
+        if len(visits) == 0:  # an LSTM takes no empty batch
+            return next(network.parameters()).flatten()[:0]
+        logits: Tensor = network(factors, visits)
+        return logits
 
     def gradients(self, selection: Selection, guidance_losses: Tensor) -> list[Tensor] | None:
         """d/dφ of Σ_m c_m L_m(θ̂) - λ s H(π), H the entropy of π (Eq. 8); None without φ.
+
+        Of several ranks, this one's part of it: the gradient is the sum of theirs.
 
         s is the standard deviation of the guidance losses, so that λ has no unit. The guidance
         loss alone is least when one easy sample gets all: the best π would tell nothing of noise.
@@ -142,15 +164,21 @@ class GuidanceSelector:
             return None
         losses, places = guidance_losses.to(selection.shares.dtype), scheduled.places
         seen = losses if places is None else losses[places]
+        losses, seen = (self._ranks.gather(part).rows for part in (losses, seen))
+        everywhere = scheduled.everywhere
         with torch.no_grad():
             in_logits = shares_gradient(scheduled.soft, seen, self.config.gumbel_tau)
             in_logits *= len(seen) / len(losses)  # the part that these samples divide
             strength = self.config.denoising_scheduler_entropy
             if strength > 0:
                 spread = losses.std(unbiased=False)
-                in_logits += strength * spread * negative_entropy_gradient(scheduled.logits)
+                in_logits += strength * spread * negative_entropy_gradient(everywhere.rows)
         parameters = list(self.network.parameters())
-        return list(torch.autograd.grad(scheduled.logits, parameters, in_logits))
+        found = torch.autograd.grad(
+            scheduled.logits, parameters, everywhere.own(in_logits),
+            allow_unused=True, materialize_grads=True,
+        )
+        return list(found)
 
     def state_dict(self) -> dict[str, Any]:
         """φ and the factor history; live tensors."""

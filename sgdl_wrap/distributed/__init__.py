@@ -1,0 +1,1 @@
+"""Several processes that train one model by DistributedDataParallel: what they tell each other."""

@@ -1,0 +1,117 @@
+"""The engine that trains on several processes: torch's DistributedDataParallel, as the user has it.
+
+Its forward cannot be evaluated at virtual parameters, and its backward is what averages gradients:
+losses are taken by the wrapped model where a backward of the user's follows, and by the bare model
+everywhere else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sgdl_wrap.distributed.ranks import ALONE, Ranks
+from sgdl_wrap.errors import DenoiserWarning, OrderError, UnsupportedModelError
+
+_FSDP = ("FullyShardedDataParallel", "FSDPModule")
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The user's own model, without the engine around it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def check_engine(model: nn.Module) -> None:
+    """Refuses what cannot be denoised on several processes.
+
+    Raises:
+        UnsupportedModelError: FSDP, a static graph, a forward that talks to other ranks.
+    """
+    for module in model.modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        if kinds & set(_FSDP):
+            raise UnsupportedModelError(
+                "Expected whole parameters on every rank, got a model under FSDP, which holds a "
+                "shard of each and gathers them for a forward: they have no values to be moved "
+                "from and no gradient to be differentiated again. Use DistributedDataParallel."
+            )
+        if isinstance(model, DistributedDataParallel) and isinstance(module, nn.SyncBatchNorm):
+            raise UnsupportedModelError(
+                "Expected a forward that each rank can take by itself, got SyncBatchNorm, which "
+                "waits for the other ranks. Use BatchNorm1d or LayerNorm."
+            )
+    if isinstance(model, DistributedDataParallel) and model.static_graph:
+        raise UnsupportedModelError(
+            "Expected DistributedDataParallel without static_graph, got it with: it takes the "
+            "first gradient that is asked for as the backward. Set static_graph=False."
+        )
+
+
+def ranks_of(model: nn.Module) -> Ranks:
+    """The ranks that a model is trained by; alone where DistributedDataParallel does not hold it.
+
+    Warns:
+        DenoiserWarning: a bare model although there is a group of processes.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return Ranks(model.process_group, next(model.parameters()).device)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        warnings.warn(
+            f"Expected the model in DistributedDataParallel, as {dist.get_world_size()} processes "
+            "run together, got it bare. Each process denoises by itself; pass the wrapped model "
+            "if they train one.",
+            DenoiserWarning,
+            stacklevel=4,
+        )
+    return ALONE
+
+
+@contextmanager
+def forward_expected(model: nn.Module) -> Iterator[None]:
+    """A loss that goes around the engine has gradients that nothing averages.
+
+    Raises:
+        UnsupportedModelError: the engine's forward was not called inside.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        yield
+        return
+    calls: list[bool] = []
+
+    def note(*_: Any) -> None:
+        calls.append(True)
+
+    handle = model.register_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not calls:
+        raise UnsupportedModelError(
+            "Expected loss_fn to call the model that it is given, got one that goes around "
+            "DistributedDataParallel, so that no rank would learn from the others. Call "
+            "model(...) itself, not model.module or another of its methods."
+        )
+
+
+def refuse_join(model: nn.Module) -> None:
+    """Uneven inputs: the ranks that have run out answer for the engine, but not for us.
+
+    Raises:
+        OrderError: inside the engine's `join()`.
+    """
+    config = getattr(model, "_join_config", None)
+    if isinstance(model, DistributedDataParallel) and getattr(config, "enable", False):
+        raise OrderError(
+            "Expected as many batches on every rank, got model.join(), under which ranks that have "
+            "run out do not answer the denoiser. Use a DistributedSampler, which fills up, or "
+            "drop_last=True."
+        )
+
+

@@ -1,0 +1,171 @@
+"""Training runs for one process or several: the same batches, cut among those that there are."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from examples.models.lightgcn import bpr_loss
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from tests.models_zoo import MLPScorer, TinyData, labelled_epoch, seeded, tiny_data, triple_epoch
+
+EPOCHS = 5
+# switches after the second epoch; every memorized sample guides, so that no draw depends on ranks
+CONFIG = DenoiserConfig(
+    history_length=2, ranking="full", guidance_size=None, gumbel_draws=8, guidance_interval=2
+)
+SOON = CONFIG.but(noise_rate_shift=0.6)  # also where less noise is found
+# how two ranks are tried against one
+FOLLOWING: dict[str, dict[str, Any]] = {
+    "none": {"config": CONFIG.but(denoising_scheduler="none")},
+    "lstm": {},
+    "mlp": {"config": CONFIG.but(denoising_scheduler="mlp")},
+    "top_f": {"config": CONFIG.but(denoising_scheduler="top_f")},
+    "cosine": {"config": CONFIG.but(similarity="paper")},
+    "labelled": {"labelled": True},
+    "global scaling": {"config": SOON.but(loss_normalization="global")},
+    "M of now": {"config": CONFIG.but(memorized_data="current")},
+    "M alone": {"config": CONFIG.but(denoising_learning=False)},
+    "history read": {
+        "config": CONFIG.but(weight_inputs=("loss", "smoothed_loss", "memorization_rate"))
+    },
+    "unused parameters": {"engine": {"find_unused_parameters": True}, "unused": True},
+    "M on one rank": {"memorized_first": True},
+    "users none": {"divide": "users", "config": CONFIG.but(denoising_scheduler="none")},
+    "users lstm": {"divide": "users"},
+    "users labelled": {"divide": "users", "labelled": True, "config": SOON},
+    "users global scaling": {"divide": "users", "config": SOON.but(loss_normalization="global")},
+}
+
+
+class Scorer(MLPScorer):
+    """Also has a parameter that no loss reaches, where asked for."""
+
+    def __init__(self, data: TinyData, *, unused: bool) -> None:
+        super().__init__(data.n_users, data.n_items)
+        if unused:
+            self.spare = nn.Parameter(torch.ones(3))
+
+
+def labelled_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    users, items, labels = batch
+    return nn.functional.binary_cross_entropy_with_logits(
+        model(users, items), labels.double(), reduction="none"
+    )
+
+
+@dataclass
+class Run:
+    """One process of a training run.
+
+    Args:
+        size, rank: processes, and which of them this is; one alone trains on whole batches.
+        divide: "rows" cuts each batch in parts, every rank knowing all interactions; "users" and
+            "parity" give each rank its own users' interactions and rows.
+        labelled: pointwise, with negatives; else pairwise.
+        engine: arguments of DistributedDataParallel.
+        memorized_first: puts M's rows before the others, so that the last rank has none.
+    """
+
+    size: int = 1
+    rank: int = 0
+    divide: str = "rows"
+    labelled: bool = False
+    config: DenoiserConfig = CONFIG
+    engine: dict[str, Any] = field(default_factory=dict)
+    unused: bool = False
+    memorized_first: bool = False
+    loss_fn: Any = None
+    score_fn: Any = None
+
+    def __post_init__(self) -> None:
+        self.data: TinyData = tiny_data()
+        with seeded(5):
+            self.bare = Scorer(self.data, unused=self.unused).double()
+        self.model: nn.Module = self.bare
+        if self.size > 1:
+            self.model = DistributedDataParallel(self.bare, **self.engine)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
+        self.denoiser = SelfGuidedDenoiser(
+            self.model,
+            self.optimizer,
+            self.loss_fn or (labelled_loss if self.labelled else bpr_loss),
+            interactions=self.pairs(),
+            n_items=self.data.n_items,
+            config=self.config,
+            score_fn=self.score_fn,
+        )
+        self.step = 0
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """What this rank hands over."""
+        users, items = self.data.tensors()
+        if self.divide == "rows" or self.size == 1:
+            return users, items
+        own = self._owner(users) == self.rank
+        return users[own], items[own]
+
+    def _owner(self, users: Tensor) -> Tensor:
+        return users % 2 if self.divide == "parity" else users * 2 // self.data.n_users
+
+    def batches(self, epoch: int) -> list[Any]:
+        """This process's part of each batch of an epoch, counted from 0."""
+        make = labelled_epoch if self.labelled else triple_epoch
+        whole = make(self.data, epoch)
+        if self.divide == "rows":
+            return [self._part(batch) for batch in whole]
+        # rank 0's rows before rank 1's, and as many of each, as on two ranks
+        columns = [torch.cat(column) for column in zip(*whole, strict=True)]
+        owner = self._owner(columns[0])
+        size = 50 if self.labelled else 25
+        own = (0, 1) if self.size == 1 else (self.rank,)
+        parts = [zip(*(c[owner == rank].split(size) for c in columns), strict=True) for rank in own]
+        return [
+            tuple(torch.cat(c) for c in zip(*step, strict=True))
+            for step in zip(*parts, strict=True)
+        ]
+
+    def _part(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        guided = self.denoiser._self_guided
+        if self.memorized_first and guided is not None:
+            ids = self.data.ids(batch[0], batch[1]).numpy()
+            order = torch.from_numpy(np.argsort(~guided.is_memorized(ids), kind="stable"))
+            batch = tuple(column[order] for column in batch)
+        return tuple(column.chunk(self.size)[self.rank] for column in batch)
+
+    def train(self, until: int) -> None:
+        """Up to so many steps in all."""
+        while self.step < until:
+            epoch, place = divmod(self.step, len(self.batches(0)))
+            batch = self.batches(epoch)[place]
+            self.denoiser.before_step(batch)
+            self.denoiser.step(batch)
+            self.step += 1
+            if self.step % len(self.batches(0)) == 0:
+                self.denoiser.end_epoch()
+
+    def finish(self) -> dict[str, Any]:
+        """Trains to the end; what came of it."""
+        self.train(EPOCHS * len(self.batches(0)))
+        return self.checkpoint()
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "model": self.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "denoiser": self.denoiser.state_dict(),
+            "step": self.step,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.bare.load_state_dict(saved["model"])
+        # Adam keeps the tensors that it is given
+        self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
+        self.denoiser.load_state_dict(saved["denoiser"])
+        self.step = saved["step"]

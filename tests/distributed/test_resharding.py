@@ -1,0 +1,130 @@
+"""States of ranks are saved by each, and loaded by as many, by more, by fewer, or by others."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sgdl_wrap import StateError, merge_states
+from tests.distributed.conftest import Told
+from tests.distributed.runs import Run
+from tests.distributed.test_following import assert_follow, assert_near
+from tests.distributed.two_ranks import SAVED_AT
+from tests.models_zoo import assert_identical, without
+
+
+def reference(divide: str, then: str) -> dict[str, Any]:
+    """One process, undisturbed; from the checkpoint on with batches in another order."""
+    run = Run(divide=divide)
+    run.train(SAVED_AT)
+    run.divide = then
+    return run.finish()
+
+
+@pytest.mark.parametrize("case", ["saved_rows", "saved_users"])
+def test_as_many_ranks_go_on_bit_for_bit(told: Told, case: str) -> None:
+    for rank in told(case):
+        assert_identical(without(rank["resumed"], "seconds"), without(rank["whole"], "seconds"))
+
+
+@pytest.mark.parametrize(
+    ("case", "divide", "then"), [("saved_rows", "rows", "rows"), ("saved_users", "users", "parity")]
+)
+def test_ranks_with_other_users_go_on_as_one_process_does(
+    told: Told, case: str, divide: str, then: str
+) -> None:
+    assert_follow([rank["resharded"] for rank in told(case)], reference(divide, then))
+
+
+@pytest.mark.parametrize(("case", "divide"), [("saved_rows", "rows"), ("saved_users", "users")])
+def test_one_process_goes_on_with_the_merged_state(told: Told, case: str, divide: str) -> None:
+    checkpoints = [rank["checkpoint"] for rank in told(case)]
+    merged = merge_states([one["denoiser"] for one in checkpoints])
+    run = Run(divide=divide)
+    run.restore({**checkpoints[0], "denoiser": merged})
+    found = run.finish()
+    expected = reference(divide, divide)
+    assert_near(dict(found["model"]), dict(expected["model"]))
+    for name in ("tracker", "self_guided"):
+        assert_near(
+            without(found["denoiser"][name], "guidance"),
+            without(expected["denoiser"][name], "guidance"),
+        )
+
+
+def test_merging_reads_what_weights_only_loads(told: Told, folder: Path) -> None:
+    told("saved_users")  # the files are there
+    paths = [folder / f"users-checkpoint-{rank}.pt" for rank in (1, 0)]  # in any order
+    states = [torch.load(path, weights_only=True)["denoiser"] for path in paths]
+    merged = merge_states(states)
+    assert merged["interactions"] == Run().denoiser.interactions.fingerprint()
+    assert len(merged["pairs"]["keys"]) == 180
+    assert bool((merged["pairs"]["keys"].diff() > 0).all())
+
+
+def test_merging_leaves_the_ranks_states_as_they_are(told: Told) -> None:
+    for case in ("saved_rows", "saved_users"):
+        states = [rank["checkpoint"]["denoiser"] for rank in told(case)]
+        before = copy.deepcopy(states)
+        merge_states(states)
+        assert_identical(states, before)
+
+
+def test_two_ranks_go_on_where_one_process_was(told: Told) -> None:
+    assert_follow(told("from_one"), reference("rows", "rows"))
+
+
+def test_one_process_s_state_is_its_own_merger() -> None:
+    state = Run().denoiser.state_dict()
+    assert merge_states([state]) is state
+    assert "ranks" not in state
+    assert "pairs" not in state
+
+
+def test_the_state_of_another_rank_is_refused(told: Told) -> None:
+    for case in ("saved_rows", "saved_users"):
+        for rank, found in enumerate(told(case)):
+            kind, words = found["foreign"]
+            assert kind == "StateError"
+            assert words.startswith(
+                f"Expected the state of rank {rank} of 2, got that of rank {1 - rank} of 2. "
+                "Pass merge_states([...]) of all 2"
+            )
+
+
+def test_the_state_of_one_rank_is_refused_by_one_process(told: Told) -> None:
+    state = told("saved_rows")[0]["checkpoint"]["denoiser"]
+    run = Run()
+    before = run.denoiser.state_dict()
+    with pytest.raises(StateError, match=r"^Expected the state of rank 0 of 1, got that of rank 0"):
+        run.denoiser.load_state_dict(state)
+    assert_identical(run.denoiser.state_dict(), before)
+
+
+def test_states_that_do_not_belong_together_are_refused(told: Told) -> None:
+    first, second = (rank["checkpoint"]["denoiser"] for rank in told("saved_users"))
+    whole = r"^Expected one state of each rank, got those of "
+    with pytest.raises(StateError, match=whole + r"0 of 2\."):
+        merge_states([first])
+    with pytest.raises(StateError, match=whole + r"1 of 2, 1 of 2\."):
+        merge_states([second, second])
+    later = told("saved_users")[1]["whole"]["denoiser"]
+    with pytest.raises(StateError, match=r"^Expected states of one moment, got rank 1 at another"):
+        merge_states([first, later])
+    torn = {name: value for name, value in second.items() if name != "tracker"}
+    with pytest.raises(StateError, match=r"^Expected a whole state, got a broken one \(KeyError"):
+        merge_states([first, torn])
+
+
+def test_a_merged_state_without_this_rank_s_pairs_is_refused(told: Told) -> None:
+    states = [rank["checkpoint"]["denoiser"] for rank in told("saved_users")]
+    merged = merge_states(states)
+    keys = merged["pairs"]["keys"].clone()
+    keys[0] += 1 if int(keys[1]) > int(keys[0]) + 1 else -1
+    foreign = {**merged, "pairs": {**merged["pairs"], "keys": keys}, "interactions": "another"}
+    with pytest.raises(StateError, match=r"n_items = 30 and without 1 of 180\."):
+        Run().denoiser.load_state_dict(foreign)
