@@ -282,6 +282,8 @@ class SelfGuidedDenoiser:
             OrderError: between before_step and step, or before any batch.
             BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
                 and the epoch can be ended again.
+
+        On several ranks all call it, and what fails on one of them fails on all.
         """
         if not self.enabled:
             return None

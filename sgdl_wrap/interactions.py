@@ -86,7 +86,11 @@ class Interactions:
     @property
     def users(self) -> Tensor:
         """User of each interaction, (N,) int64, computed from the keys."""
-        return torch.div(self.keys, self.n_items, rounding_mode="floor")
+        return self.users_of(slice(None))
+
+    def users_of(self, ids: slice) -> Tensor:
+        """User of each of some interactions, int64."""
+        return torch.div(self.keys[ids], self.n_items, rounding_mode="floor")
 
     @property
     def items(self) -> Tensor:

@@ -69,7 +69,9 @@ def test_every_name_of_the_argument_table_is_an_argument() -> None:
     assert {"loss_fn", "interactions", "score_fn", "pair_fn"} <= named
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/deviations.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/method.md", "docs/deviations.md", "docs/distributed.md"]
+)
 def test_every_file_named_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`((?:sgdl_wrap|tests|examples|docs)/[\w/.]+)`", text))

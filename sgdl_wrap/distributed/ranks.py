@@ -89,6 +89,10 @@ class Ranks:
         """A count over this rank's interactions, as one over all of them."""
         return count if self.replicated else int(self.sums(count)[0])
 
+    def share(self, size: int | None) -> int | None:
+        """This rank's part of a number of samples, rounded up; None, for all, stays."""
+        return None if size is None else -(-size // self.size)
+
     def extent(self, values: np.ndarray) -> tuple[int, float, float]:
         """How many values the ranks have, the least and the largest; NaN where there are none."""
         low, high = (float(values.min()), float(values.max())) if len(values) else (np.inf, -np.inf)

@@ -124,7 +124,7 @@ class MemorizationTracker:
         if with_noise_rate and self.config.noise_rate is None:
             noise_rate = estimate_noise_rate(
                 self.losses[own],
-                self.interactions.users.numpy()[own],
+                self.interactions.users_of(own).numpy(),
                 normalization=self.config.loss_normalization,
                 max_fitted=self.config.noise_rate_sample,
                 start=self.mixture,

@@ -147,7 +147,7 @@ class SelfGuidedPhase:
         if next_is_due:
             self._guidance = choose_guidance(
                 batch, which.ids, memorized, which.users, which.items,
-                size=self.config.guidance_size,
+                size=self._ranks.share(self.config.guidance_size),
                 with_negatives=self.config.guidance_labels == "both",
                 outside_list=outside_list,
                 sliceable=sliceable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,6 +150,19 @@ class Run:
             self.step += 1
             if self.step % len(self.batches(0)) == 0:
                 self.denoiser.end_epoch()
+
+    def accumulate(self, epoch: int) -> dict[str, Any]:
+        """An epoch in which the optimizer steps after every second batch; what came of it."""
+        for place, batch in enumerate(self.batches(epoch)):
+            waiting = self.size > 1 and place % 2 == 0
+            with self.model.no_sync() if waiting else nullcontext():
+                self.denoiser.before_step(batch)
+                self.denoiser.weighted_loss(batch).backward()
+            if place % 2:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        self.denoiser.end_epoch()
+        return self.checkpoint()
 
     def finish(self) -> dict[str, Any]:
         """Trains to the end; what came of it."""

@@ -44,8 +44,7 @@ def assert_near(found: Any, expected: Any, where: str = "root") -> None:
 def assert_follow(two: list[Any], one: dict[str, Any]) -> None:
     """θ and all that the denoiser knows: M, ψ, φ, their optimizers, factors, the history."""
     states = [copy.deepcopy(rank["denoiser"]) for rank in two]
-    # M alone trains on has no history to be told apart; there the losses tell
-    assert len(one["denoiser"]["history"]) > 3
+    assert len(one["denoiser"]["history"]) >= 3
     assert_near(
         without(merge_states(states), *NOT_COMPARED), without(one["denoiser"], *NOT_COMPARED)
     )
@@ -61,7 +60,7 @@ def test_two_ranks_follow_one(told: Told, case: str) -> None:
     assert_follow(told(case), expected)
 
 
-@pytest.mark.parametrize("case", [*FOLLOWING, "uneven"])
+@pytest.mark.parametrize("case", [*FOLLOWING, "uneven", "fitted_on_some", "mean_weights"])
 def test_ranks_hold_the_same_model_and_weights_and_history(told: Told, case: str) -> None:
     first, second = told(case)
     assert_identical(dict(first["model"]), dict(second["model"]))
@@ -79,6 +78,31 @@ def test_ranks_hold_the_same_model_and_weights_and_history(told: Told, case: str
 def assert_moved(learner: dict[str, Any]) -> None:
     steps = [moments["step"] for moments in learner["optimizer"]["state"].values()]
     assert min(map(int, steps)) > 2
+
+
+def test_a_mixture_fitted_on_some_losses_of_each_rank_is_near_that_of_all(told: Told) -> None:
+    states = [rank["denoiser"] for rank in told("fitted_on_some")]
+    whole = [rank["denoiser"] for rank in told("users lstm")]
+    fitted = [state["tracker"]["mixture"]["n_fitted"] for state in (states[0], whole[0])]
+    assert fitted == [60, 180]
+    for found, expected in zip(states[0]["history"][:2], whole[0]["history"][:2], strict=True):
+        assert found["noise_rate"] != expected["noise_rate"]
+        assert found["noise_rate"] == pytest.approx(expected["noise_rate"], abs=0.05)
+
+
+def test_gradients_accumulate_without_being_averaged_at_every_batch(told: Told) -> None:
+    one = Run()
+    one.train(8)
+    assert_follow(told("accumulated"), one.accumulate(2))
+
+
+def test_weights_are_divided_by_a_rank_s_own_mean_and_one_rank_may_ask(told: Told) -> None:
+    first, second = told("mean_weights")
+    assert second["weights"] is None
+    assert float(first["weights"].mean()) == pytest.approx(1)
+    assert float(first["weights"].std()) > 0
+    for rank in (first, second):
+        assert rank["denoiser"]["history"][-1]["mean_weight"] == pytest.approx(1)
 
 
 def test_a_rank_without_memorized_samples_takes_part(told: Told) -> None:
@@ -103,6 +127,11 @@ def test_ranks_draw_other_guidance(told: Told) -> None:
     first, second = told("uneven")
     guidance = [rank["denoiser"]["self_guided"]["guidance"] for rank in (first, second)]
     assert guidance[0]["ids"].tolist() != guidance[1]["ids"].tolist()
+
+
+def test_ranks_share_the_number_of_guidance_samples(told: Told) -> None:
+    found = [rank["denoiser"]["self_guided"]["guidance"] for rank in told("uneven")]
+    assert max(len(guidance["ids"]) for guidance in found) == 8 // 2
 
 
 def test_phase_i_trains_as_the_plain_loop_does_bit_for_bit(told: Told) -> None:

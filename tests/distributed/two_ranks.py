@@ -63,6 +63,28 @@ def uneven(rank: int, _: Path) -> Any:
 
 
 @case
+def fitted_on_some(rank: int, _: Path) -> Any:
+    """The mixture is fitted on a part of the losses, of each rank's users some."""
+    return Run(2, rank, divide="users", config=CONFIG.but(noise_rate_sample=60)).finish()
+
+
+@case
+def accumulated(rank: int, _: Path) -> Any:
+    run = Run(2, rank)
+    run.train(8)
+    return run.accumulate(2)
+
+
+@case
+def mean_weights(rank: int, _: Path) -> Any:
+    """Weights that are divided by their mean; rank 0 alone asks for some."""
+    run = Run(2, rank, config=CONFIG.but(weight_normalization="mean"))
+    found = run.finish()
+    batch = run.batches(0)[0]
+    return {**found, "weights": run.denoiser.sample_weights(batch) if rank == 0 else None}
+
+
+@case
 def plain(rank: int, _: Path) -> Any:
     """The user's own loop, and the denoised one in Phase I."""
     found = []
