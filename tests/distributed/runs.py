@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from examples.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap.self_guided.tables import LARGE
 from tests.models_zoo import MLPScorer, TinyData, labelled_epoch, seeded, tiny_data, triple_epoch
 
 EPOCHS = 5
@@ -36,6 +37,7 @@ FOLLOWING: dict[str, dict[str, Any]] = {
     "history read": {
         "config": CONFIG.but(weight_inputs=("loss", "smoothed_loss", "memorization_rate"))
     },
+    "large sparse table": {"large": True, "config": SOON},
     "unused parameters": {"engine": {"find_unused_parameters": True}, "unused": True},
     "M on one rank": {"memorized_first": True},
     "users none": {"divide": "users", "config": CONFIG.but(denoising_scheduler="none")},
@@ -46,12 +48,14 @@ FOLLOWING: dict[str, dict[str, Any]] = {
 
 
 class Scorer(MLPScorer):
-    """Also has a parameter that no loss reaches, where asked for."""
+    """Also has a parameter that no loss reaches, or large tables with sparse gradients."""
 
-    def __init__(self, data: TinyData, *, unused: bool) -> None:
+    def __init__(self, data: TinyData, *, unused: bool, large: bool) -> None:
         super().__init__(data.n_users, data.n_items)
         if unused:
             self.spare = nn.Parameter(torch.ones(3))
+        if large:  # enough to be moved by rows on one process
+            self.user = nn.Embedding(LARGE // self.user.embedding_dim, 8, sparse=True)
 
 
 def labelled_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -71,6 +75,7 @@ class Run:
             "parity" give each rank its own users' interactions and rows.
         labelled: pointwise, with negatives; else pairwise.
         engine: arguments of DistributedDataParallel.
+        unused, large: of the model.
         memorized_first: puts M's rows before the others, so that the last rank has none.
     """
 
@@ -81,6 +86,7 @@ class Run:
     config: DenoiserConfig = CONFIG
     engine: dict[str, Any] = field(default_factory=dict)
     unused: bool = False
+    large: bool = False
     memorized_first: bool = False
     loss_fn: Any = None
     score_fn: Any = None
@@ -88,11 +94,12 @@ class Run:
     def __post_init__(self) -> None:
         self.data: TinyData = tiny_data()
         with seeded(5):
-            self.bare = Scorer(self.data, unused=self.unused).double()
+            self.bare = Scorer(self.data, unused=self.unused, large=self.large).double()
         self.model: nn.Module = self.bare
         if self.size > 1:
             self.model = DistributedDataParallel(self.bare, **self.engine)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
+        kind = torch.optim.SGD if self.large else torch.optim.Adam  # Adam takes no sparse ones
+        self.optimizer = kind(self.model.parameters(), lr=0.02 if kind is torch.optim.Adam else 2)
         self.denoiser = SelfGuidedDenoiser(
             self.model,
             self.optimizer,
