@@ -35,7 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=root, text=True)
         for c in commands
     ]
-    said = [process.communicate(timeout=600)[0] for process in both]
+    try:
+        said = [process.communicate(timeout=600)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()  # where it still runs
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)
     return folder
 
@@ -45,7 +49,8 @@ def told(folder: Path) -> Told:
     """What came of a case on rank 0 and on rank 1."""
 
     def load(case: str) -> list[Any]:
-        found = [torch.load(folder / f"{case}-{rank}.pt") for rank in (0, 1)]
+        paths = [folder / f"{case}-{rank}.pt" for rank in (0, 1)]
+        found = [torch.load(path, weights_only=True) for path in paths]
         errors = [one["error"] for one in found if isinstance(one, dict) and "error" in one]
         assert not errors, "\n".join(errors)
         return found

@@ -41,7 +41,10 @@ def test_scores_that_fail_on_one_rank_end_the_epoch_on_none(told: Told) -> None:
 
 
 def test_fully_sharded_models_are_refused(told: Told) -> None:
-    for kind, words in told("fully_sharded"):
+    found = told("fully_sharded")
+    if found == ["absent", "absent"]:
+        pytest.skip("this torch has no fully_shard")
+    for kind, words in found:
         assert kind == "UnsupportedModelError"
         assert words.startswith("Expected whole parameters on every rank, got a model under FSDP")
 
