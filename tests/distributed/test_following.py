@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sgdl_wrap import merge_states
+from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from tests.distributed.conftest import Told
 from tests.distributed.runs import FOLLOWING, Run
 from tests.models_zoo import assert_identical, without
@@ -122,11 +123,20 @@ def test_ranks_with_their_own_users_remember_these_alone(told: Told) -> None:
     assert min(held) > 0
 
 
-def test_ranks_draw_other_guidance(told: Told) -> None:
+def test_ranks_draw_otherwise_each_and_each_time_and_leave_what_they_share() -> None:
     """Draws that were the same on all ranks would choose alike among other samples."""
-    first, second = told("uneven")
-    guidance = [rank["denoiser"]["self_guided"]["guidance"] for rank in (first, second)]
-    assert guidance[0]["ids"].tolist() != guidance[1]["ids"].tolist()
+    shared = torch.Generator().manual_seed(3)
+    before = shared.get_state()
+    drawn = set()
+    for rank in range(3):
+        for time in range(4):
+            ranks = Ranks()
+            ranks.rank, ranks.size = rank, 3
+            generator = ranks.generator(shared, time)
+            drawn.add(tuple(torch.randperm(50, generator=generator).tolist()))
+    assert len(drawn) == 3 * 4
+    assert torch.equal(shared.get_state(), before)
+    assert ALONE.generator(shared, 0) is shared
 
 
 def test_ranks_share_the_number_of_guidance_samples(told: Told) -> None:

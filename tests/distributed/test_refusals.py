@@ -40,6 +40,14 @@ def test_scores_that_fail_on_one_rank_end_the_epoch_on_none(told: Told) -> None:
     assert first["epochs"] == second["epochs"] == 1  # ended when tried again
 
 
+def test_a_batch_that_one_rank_does_not_know_is_named_on_all(told: Told) -> None:
+    first, second = told("one_rank_knows_no_pair")
+    assert first["first"][0] == second["first"][0] == "BatchError"
+    assert second["first"][1].startswith("Expected observed pairs in batch 2 of epoch 1, got none")
+    assert first["first"][1] == second["first"][1] + " It came up on rank 1 of 2."
+    assert first["epochs"] == second["epochs"] == 1
+
+
 def test_fully_sharded_models_are_refused(told: Told) -> None:
     found = told("fully_sharded")
     if found == ["absent", "absent"]:

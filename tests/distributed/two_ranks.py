@@ -218,6 +218,22 @@ def one_rank_fails(rank: int, _: Path) -> Any:
 
 
 @case
+def one_rank_knows_no_pair(rank: int, _: Path) -> Any:
+    """Rank 1 alone has trained on pairs that nobody handed over, when the epoch ends."""
+    run = Run(2, rank)
+    for place, batch in enumerate(run.batches(0)):
+        if rank == 1 and place == 1:
+            users = torch.zeros(5, dtype=torch.int64)
+            seen = run.data.ids(users.new_zeros(30), torch.arange(30)) >= 0
+            batch = (users, torch.arange(30)[~seen][:5], users)
+        run.denoiser.before_step(batch)
+        run.denoiser.step(batch)
+    found = refusal(run.denoiser.end_epoch)
+    run.denoiser.end_epoch()
+    return {"first": found, "epochs": len(run.denoiser.history)}
+
+
+@case
 def fully_sharded(rank: int, _: Path) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
 
