@@ -1,5 +1,6 @@
 """Self-guided denoising learning for any PyTorch recommender (SGDL, SIGIR 2022)."""
 
+from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.distributed.resharding import merge_states
@@ -39,5 +40,7 @@ __all__ = [
     "StateError",
     "SwitchError",
     "UnsupportedModelError",
+    "load_checkpoint",
     "merge_states",
+    "save_checkpoint",
 ]
