@@ -100,6 +100,12 @@ def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, 
             f"Expected {', '.join(missing)} in the checkpoint {place}, got only "
             f"{', '.join(sorted(states))}. Load by the names it was saved under."
         )
+    for name, part in parts.items():
+        if not isinstance(part, torch.Generator) and not hasattr(part, "load_state_dict"):
+            raise DenoiserError(
+                f"Expected objects with load_state_dict, got {type(part).__name__} as {name}. "
+                "Take plain values from what load_checkpoint returns."
+            )
     # the denoiser first: it knows best whether the file is another run's
     names = sorted(parts, key=lambda name: not isinstance(parts[name], SelfGuidedDenoiser))
     before = {name: copy.deepcopy(_state(parts[name])) for name in names}
@@ -129,13 +135,8 @@ def _state(part: Any) -> Any:
 def _restore(part: Any, state: Any) -> None:
     if isinstance(part, torch.Generator):
         part.set_state(state)
-    elif hasattr(part, "load_state_dict"):
-        part.load_state_dict(state)
     else:
-        raise DenoiserError(
-            f"Expected objects with load_state_dict, got {type(part).__name__}. "
-            "Take plain values from what load_checkpoint returns."
-        )
+        part.load_state_dict(state)
 
 
 def _read(place: Path, *, mmap: bool = False) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sgdl_wrap.errors import (
     DenoiserError,
     LossError,
     NoiseRateError,
+    NonFiniteError,
     OptimizerError,
     ScoreError,
     UnsupportedModelError,
@@ -179,7 +180,8 @@ def check_losses(losses: object, size: int | None, where: str) -> Tensor:
         where: names the batch in messages.
 
     Raises:
-        LossError: no tensor, a scalar, a wrong length, no graph, NaN or Inf.
+        LossError: no tensor, a scalar, a wrong length, no graph.
+        NonFiniteError: NaN or Inf.
     """
     expected = "(B,)" if size is None else f"({size},)"
     if not isinstance(losses, Tensor):
@@ -206,7 +208,7 @@ def check_losses(losses: object, size: int | None, where: str) -> Tensor:
     if not math.isfinite(mean.item()):  # one number tells, and waits for a GPU once
         bad = int((~torch.isfinite(losses.detach())).sum())
         if bad:  # else the sum alone was too large
-            raise LossError(
+            raise NonFiniteError(
                 f"Expected finite losses, got {bad} NaN or Inf among {len(losses)} in {where}. "
                 "Skip the batch, lower the learning rate, or look for log(0) in loss_fn."
             )
@@ -217,7 +219,8 @@ def check_penalty(penalty: object) -> Tensor:
     """The user's regulariser as a 0-dim tensor.
 
     Raises:
-        LossError: no scalar tensor, or not finite.
+        LossError: no scalar tensor.
+        NonFiniteError: NaN or Inf.
     """
     if not isinstance(penalty, Tensor) or penalty.numel() != 1:
         raise LossError(
@@ -225,7 +228,7 @@ def check_penalty(penalty: object) -> Tensor:
             "Sum or average it."
         )
     if not bool(torch.isfinite(penalty.detach()).all()):
-        raise LossError(
+        raise NonFiniteError(
             f"Expected a finite penalty, got {penalty.item()}. "
             "Lower its coefficient or the learning rate."
         )

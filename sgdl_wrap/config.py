@@ -17,6 +17,7 @@ Similarity = Literal["alignment", "paper"]
 WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "observed"]
 WeightNormalization = Literal["none", "mean"]
 GuidanceLabels = Literal["both", "observed"]
+OnNonFinite = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,10 @@ class DenoiserConfig:
     """Learn ψ and φ at every so many training steps. Paper: 1; ours costs less at the same
     quality (docs/results.md). Every step has its weights by the ψ of then."""
 
+    on_nonfinite: OnNonFinite = "raise"
+    """NaN or Inf in losses, gradients, ψ or φ: stop with a diagnosis ("raise"), or leave the batch
+    out, count it in the epoch's record and go on ("skip"). No parameter changes by it. Ours."""
+
     seed: int = 0
     """Seed of the denoiser's own generators; the global random state is never touched."""
 
@@ -233,6 +238,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "weight_normalization": get_args(WeightNormalization),
     "guidance_labels": get_args(GuidanceLabels),
     "denoising_learning": (True, False),
+    "on_nonfinite": get_args(OnNonFinite),
     "memorized_data": get_args(MemorizedData),
 }
 # name: (lowest, highest, is the upper end open)

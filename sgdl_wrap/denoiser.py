@@ -33,9 +33,11 @@ from sgdl_wrap.distributed.resharding import rank_header, state_of_rank
 from sgdl_wrap.errors import (
     DenoiserWarning,
     InteractionsError,
+    NonFiniteError,
     OrderError,
     SwitchError,
 )
+from sgdl_wrap.finite import check_finite
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
@@ -49,6 +51,10 @@ from sgdl_wrap.state import broken_state_refused, check_header, header
 from sgdl_wrap.user_code import ScoreFn, UserCode
 
 logger = logging.getLogger("sgdl_wrap")
+_GRADIENT_REMEDY = (
+    "Lower the learning rate, clip gradients (weighted_loss), or look for sqrt(0), log(0) and 0/0 "
+    "in loss_fn."
+)
 
 
 @dataclass
@@ -60,6 +66,7 @@ class _Pending:
     losses: Tensor | None = None  # with graph; Phase II computes them in before_step
     weights: Tensor | None = None
     versions: tuple[int, ...] = ()
+    error: NonFiniteError | None = None  # to be left out at step
 
 
 class SelfGuidedDenoiser:
@@ -185,7 +192,8 @@ class SelfGuidedDenoiser:
         Raises:
             BatchError: pairs that cannot be read, or none of them known.
             InteractionsError: ids out of range.
-            LossError: losses of another shape than (B,), or not finite.
+            LossError: losses of another shape than (B,).
+            NonFiniteError: NaN or Inf in the losses, or on the way to ψ and φ.
             OrderError: the batch before was not stepped on.
 
         Pairs are looked up for many steps together: except for the first batch, one whose pairs
@@ -204,9 +212,14 @@ class SelfGuidedDenoiser:
             self._write_down()
         self._epoch.begin()
         pending = _Pending(batch, self._read_pairs(batch))
-        lookahead = self._prepare(batch, pending.pairs)
-        if self._self_guided is not None:
-            self._guide(pending, self._self_guided, lookahead)
+        try:
+            lookahead = self._prepare(batch, pending.pairs)
+            if self._self_guided is not None:
+                self._guide(pending, self._self_guided, lookahead)
+        except NonFiniteError as error:
+            if self.config.on_nonfinite == "raise":
+                raise
+            pending.error = error
         self._pending = pending
 
     def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
@@ -217,25 +230,32 @@ class SelfGuidedDenoiser:
             penalty: the user's own regulariser, a scalar tensor, added unweighted.
 
         Returns:
-            The detached loss, (1/B) Σ_k w_k L_k(θ) + penalty; in Phase I every w_k is 1.
+            The detached loss, (1/B) Σ_k w_k L_k(θ) + penalty; in Phase I every w_k is 1. NaN
+            where the batch was left out, as the config may say: then no optimizer was stepped.
 
         Raises:
             OrderError: no before_step, or another batch.
-            LossError: losses of another shape than (B,), losses or a penalty that are not finite;
-                nothing was changed.
+            LossError: losses of another shape than (B,); nothing was changed.
+            NonFiniteError: NaN or Inf in losses, penalty, weights or gradients; no parameter and
+                no optimizer was changed.
             NoiseRateError, ScoreError, SwitchError: the step is done, but the epoch that ended
                 with it tells nothing; see :meth:`end_epoch`.
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
                 :meth:`before_step`.
         """
-        if penalty is not None:
-            penalty = check_penalty(penalty)
-        objective = self._objective(batch)
-        if penalty is not None:
-            objective = objective + penalty
-        for optimizer in self._optimizers:
-            optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]
+        try:
+            if penalty is not None:
+                penalty = check_penalty(penalty)
+            objective, step = self._objective(batch)
+            if penalty is not None:
+                objective = objective + penalty
+            self._zero_grad()
+            objective.backward()  # type: ignore[no-untyped-call]
+            self._check_step(step, [g["params"] for o in self._optimizers for g in o.param_groups])
+        except NonFiniteError as error:
+            self._leave_out(error)
+            return torch.full((), torch.nan, device=self._user.device)
+        self._note(step)
         for optimizer in self._optimizers:
             optimizer.step()
         self._end_epoch_if_full()
@@ -244,12 +264,21 @@ class SelfGuidedDenoiser:
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for those who own backward and step.
 
-        Takes the place of :meth:`step`: call before_step, this, backward, optimizer.step.
+        Takes the place of :meth:`step`: call before_step, this, backward, optimizer.step. Where
+        the batch is left out, a zero of which no parameter gets a gradient.
 
         Raises:
-            OrderError, LossError: as :meth:`step`.
+            OrderError, LossError: as :meth:`step`; the gradients are the caller's to look at.
         """
-        return self._objective(batch)
+        try:
+            objective, step = self._objective(batch)
+            if step is not None and step.weights is not None:
+                self._check_step(step, [])
+        except NonFiniteError as error:
+            self._leave_out(error)
+            return torch.zeros((), device=self._user.device, requires_grad=True)
+        self._note(step)
+        return objective
 
     def skip_batch(self) -> None:
         """Leaves out the batch that before_step was last called with: no step follows it."""
@@ -394,6 +423,7 @@ class SelfGuidedDenoiser:
                 assumed_lr=self._assumed_lr(),
                 outside_list=self._outside_list,
                 sliceable=bool(self._user.sliceable),
+                where=where,
             )
         pending.losses = losses
         pending.weights = self._weights(self_guided, pairs, losses, where)
@@ -421,9 +451,10 @@ class SelfGuidedDenoiser:
     def _write_down(self) -> None:
         self._backlog.write_down(self.interactions, self._tracker, self._epoch)
 
-    def _objective(self, batch: Any) -> Tensor:
+    def _objective(self, batch: Any) -> tuple[Tensor, Step | None]:
+        """The weighted loss with its graph, and what is to be noted if all goes well."""
         if not self.enabled:
-            return self._user.losses(batch, None, "this batch")[1]
+            return self._user.losses(batch, None, "this batch")[1], None
         pending = self._pending
         if pending is None:
             raise OrderError(
@@ -436,6 +467,8 @@ class SelfGuidedDenoiser:
                 "Pass the same object to both."
             )
         self._pending = None  # an error below leaves no half-done batch behind
+        if pending.error is not None:
+            raise pending.error
         where = self._where()
         losses, weights = pending.losses, pending.weights
         if losses is None or weights is None:  # Phase I
@@ -450,9 +483,38 @@ class SelfGuidedDenoiser:
             objective = (weights.to(losses.dtype) * losses).mean()
         # copies, as losses may be a view of something large
         kept = losses.detach().clone()
-        self._backlog.add(Step(where, pending.pairs.kept(), kept, weights))
-        self._epoch.batches += 1
-        return objective
+        return objective, Step(where, pending.pairs.kept(), kept, weights)
+
+    def _note(self, step: Step | None) -> None:
+        if step is not None:
+            self._backlog.add(step)
+            self._epoch.batches += 1
+
+    def _zero_grad(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+
+    def _check_step(self, step: Step | None, parameters: Sequence[Sequence[Tensor]]) -> None:
+        """Looks at the weights and at the gradients, which are dropped if they are not finite."""
+        if step is None:
+            return
+        gradients = [p.grad for group in parameters for p in group]
+        try:
+            check_finite(
+                {"weights by ψ": [step.weights], "gradients of the model": gradients},
+                step.where, _GRADIENT_REMEDY,
+            )
+        except NonFiniteError:
+            self._zero_grad()
+            raise
+
+    def _leave_out(self, error: NonFiniteError) -> None:
+        """Counts a batch that is not to be trained on, or stops, as the config says."""
+        if self.config.on_nonfinite == "raise":
+            raise error
+        self._pending = None
+        self._epoch.skipped += 1
+        logger.warning("Batch left out. %s", error)
 
     def _outside_list(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
@@ -468,7 +530,8 @@ class SelfGuidedDenoiser:
         return float(self._optimizers[0].param_groups[0]["lr"])
 
     def _where(self) -> str:
-        return f"batch {self._epoch.batches + 1} of epoch {len(self._history) + 1}"
+        batch = self._epoch.batches + self._epoch.skipped + 1
+        return f"batch {batch} of epoch {len(self._history) + 1}"
 
     # ------------------------------------------------------------------ one epoch
 
@@ -507,6 +570,7 @@ class SelfGuidedDenoiser:
             loss=loss_sum / samples,
             mean_weight=weight_sum / samples,
             seconds=self._epoch.seconds(),
+            skipped=self._epoch.skipped,
         )
         self._history.append(record)
         self._epoch = self._new_epoch()

@@ -4,6 +4,7 @@ DenoiserError
 ├── InteractionsError   the observed pairs handed over at construction
 ├── BatchError          a batch whose pairs cannot be found: give `pair_fn`
 ├── LossError           `loss_fn` must return finite, unreduced losses of shape (B,)
+│   └── NonFiniteError  NaN or Inf in losses, gradients, ψ or φ: see `on_nonfinite`
 ├── ScoreError          `score_fn` must return one finite score per pair
 ├── OptimizerError      the optimizer must hold the model's trainable parameters
 ├── UnsupportedModelError   the model cannot be evaluated at virtual parameters: see the remedy
@@ -30,6 +31,10 @@ class BatchError(DenoiserError):
 
 class LossError(DenoiserError):
     """`loss_fn` returned something else than finite per-sample losses of shape (B,)."""
+
+
+class NonFiniteError(LossError):
+    """NaN or Inf in losses, a penalty, weights or gradients; no parameter has changed."""
 
 
 class ScoreError(DenoiserError):

@@ -24,6 +24,7 @@ class EpochRecord:
         loss: mean per-sample loss, unweighted.
         mean_weight: mean weight of the samples; 1 in Phase I.
         seconds: from the epoch's first batch to its end, the ranking included.
+        skipped: batches left out for NaN or Inf.
     """
 
     epoch: int
@@ -34,6 +35,7 @@ class EpochRecord:
     loss: float
     mean_weight: float
     seconds: float
+    skipped: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the phase by its name."""
@@ -58,6 +60,7 @@ class EpochProgress:
     batches: int = 0
     loss_sum: float = 0.0
     weight_sum: float = 0.0
+    skipped: int = 0
     _seconds_before: float = 0.0  # lived before the state was saved
     _started: float | None = field(default=None, repr=False)
 
@@ -90,6 +93,7 @@ class EpochProgress:
             "batches": self.batches,
             "loss_sum": self.loss_sum,
             "weight_sum": self.weight_sum,
+            "skipped": self.skipped,
             "seconds": self.seconds(),
         }
 

@@ -20,6 +20,7 @@ CHOICES = {
     "guidance_labels": ("both", "observed"),
     "denoising_learning": (True, False),
     "memorized_data": ("switch", "current"),
+    "on_nonfinite": ("raise", "skip"),
 }
 # name: values at the edge that are allowed, values just past it
 EDGES = {

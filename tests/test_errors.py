@@ -1068,7 +1068,7 @@ def test_every_error_is_a_denoiser_error_and_can_be_imported_from_the_package() 
         for name, value in vars(sgdl_wrap).items()
         if inspect.isclass(value) and issubclass(value, Exception) and name != "DenoiserWarning"
     ]
-    assert len(errors) == 11
+    assert len(errors) == 12
     assert all(issubclass(error, DenoiserError) for error in errors)
     assert issubclass(DenoiserError, ValueError)
     assert issubclass(OrderError, RuntimeError)

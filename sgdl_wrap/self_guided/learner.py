@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
+from sgdl_wrap.finite import check_finite
 from sgdl_wrap.random_streams import RandomStreams
 from sgdl_wrap.self_guided.gradients import (
     ascent_direction,
@@ -27,6 +28,11 @@ from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
 from sgdl_wrap.self_guided.tables import Lookup, RowUpdate
 from sgdl_wrap.self_guided.weighting import WeightingFunction, normalized
+
+_REMEDY = (
+    "Lower assumed_lr, meta_lr or the learning rate, or look for sqrt(0), log(0) and 0/0 in "
+    "loss_fn: its value may be finite where its gradient is not."
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class SelfGuidedLearner:
         *,
         assumed_lr: float,
         lookups: dict[int, list[Lookup]] | None = None,
+        where: str = "this batch",
     ) -> MetaStep:
         """Updates ψ and φ once by the guidance loss at the assumed parameters.
 
@@ -98,6 +105,10 @@ class SelfGuidedLearner:
             guidance: the memorized samples that judge; None where other ranks alone have some.
             assumed_lr: η1.
             lookups: how the losses look up large tables, where that is known.
+            where: names the batch in messages.
+
+        Raises:
+            NonFiniteError: NaN or Inf on the way; ψ and φ are as they were.
 
         Source: Eq. 7, 8, 10, 11, 12, 16.
         """
@@ -132,6 +143,15 @@ class SelfGuidedLearner:
         )
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
+        check_finite(
+            {
+                "losses of the guidance samples": [guidance_losses],
+                "alignments of the samples with the guidance": [products],
+                "gradients of the weighting function ψ": gradients,
+                "gradients of the denoising scheduler φ": selector_gradients or [],
+            },
+            where, _REMEDY,
+        )
         step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
         return MetaStep(guidance_loss.detach(), shares, products, gradients)
 

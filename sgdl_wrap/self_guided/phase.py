@@ -106,6 +106,7 @@ class SelfGuidedPhase:
         assumed_lr: float,
         outside_list: ScoresBelowCut,
         sliceable: bool,
+        where: str,
     ) -> None:
         """Learns ψ and φ from the batch, and keeps its memorized samples for the next step.
 
@@ -120,6 +121,10 @@ class SelfGuidedPhase:
             assumed_lr: η1.
             outside_list: which unobserved pairs are outside their user's ranking list.
             sliceable: whether rows of a batch can be taken.
+            where: names the batch in messages.
+
+        Raises:
+            NonFiniteError: NaN or Inf on the way to ψ and φ, which are as they were.
         """
         if self.learner is None:
             return
@@ -133,10 +138,12 @@ class SelfGuidedPhase:
         self._steps += 1
         memorized = self.is_memorized(which.ids)
         if due and self._ranks.any(guidance is not None):
+            self._guidance = None  # should it fail, it does not stand in the next step's way
             learned = self.learner.learn(
                 losses, features().to(self.dtype), guidance, lookahead, streams,
-                assumed_lr=assumed_lr, lookups=lookups,
+                assumed_lr=assumed_lr, lookups=lookups, where=where,
             )
+            self._guidance = guidance
             if self.config.similarity == "alignment":
                 everywhere = self._ranks.gather(learned.products)
                 products = everywhere.own(standardized(everywhere.rows))
