@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sgdl_wrap.batches.trees import has_rows, take_rows
 from sgdl_wrap.checks import ATTEMPTED, check_losses
@@ -55,7 +56,8 @@ def check_lookahead(
     virtual = [_perturbed(p, generator).requires_grad_() for p in theta]
     with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
         before = foreign_fingerprint()
-        reference = loss_fn(model, batch)
+        with _Precisions() as precisions:
+            reference = loss_fn(model, batch)
         draws_foreign = foreign_fingerprint() != before
         check_losses(reference, size, "the first batch")
         ones = torch.ones_like(reference)
@@ -63,7 +65,7 @@ def check_lookahead(
         reference = reference.detach()
     with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
         again = loss_fn(model, batch).detach()
-    tolerance = _tolerance([reference, *theta])
+    tolerance = precisions.tolerance([reference, *theta])
     if not _close(again, reference, tolerance):
         raise UnsupportedModelError(
             f"Expected loss_fn to repeat itself under the same random state, got losses that "
@@ -134,7 +136,10 @@ def is_sliceable(
         return False
     rows = torch.arange(0, size, 2)
     device = next(model.parameters()).device
-    with undisturbed(modules), evaluating(modules), streams.own(device, advance=False):
+    with (
+        undisturbed(modules), evaluating(modules), streams.own(device, advance=False),
+        _Precisions() as precisions,
+    ):  # fmt: skip
         whole = loss_fn(model, batch).detach()
     with undisturbed(modules), evaluating(modules), streams.own(device, advance=False):
         try:
@@ -142,7 +147,7 @@ def is_sliceable(
         except ATTEMPTED:
             return False
     chosen = whole[rows.to(whole.device)]
-    return part.shape == chosen.shape and _close(part, chosen, _tolerance([whole]))
+    return part.shape == chosen.shape and _close(part, chosen, precisions.tolerance([whole]))
 
 
 def _perturbed(parameter: Tensor, generator: torch.Generator) -> Tensor:
@@ -155,13 +160,25 @@ def _direction(parameter: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * uniform - 1).to(parameter)
 
 
-def _tolerance(values: Sequence[Tensor]) -> float:
-    """What rounding may do at the lowest precision in use, autocast included."""
-    types = {v.dtype for v in values if v.dtype.is_floating_point}
-    for device in ("cpu", "cuda"):
-        if torch.is_autocast_enabled(device):
-            types.add(torch.get_autocast_dtype(device))
-    return max(1e-4, 16 * max(torch.finfo(kind).eps for kind in types))
+class _Precisions(TorchFunctionMode):
+    """Notes the precisions that a loss computes in: autocast may begin and end inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._types: set[torch.dtype] = set()
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self._types.add(result.dtype)
+        return result
+
+    def tolerance(self, values: Sequence[Tensor]) -> float:
+        """What rounding may do at the lowest precision seen, or of some tensors."""
+        types = {t for t in self._types | {v.dtype for v in values} if t.is_floating_point}
+        return max(1e-4, 16 * max(torch.finfo(kind).eps for kind in types))
 
 
 def _close(
