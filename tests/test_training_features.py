@@ -255,3 +255,21 @@ def test_accumulation_may_use_step_for_every_second_batch_of_its_own() -> None:
     denoiser.step(second)
     ordinary(lambda batch: bpr(alone, batch).mean(), alone, [other], [second])
     assert_identical(snapshot(model)["parameters"], snapshot(alone)["parameters"])
+
+
+def test_gradient_scaling_passes_by_a_batch_left_out_as_the_page_says() -> None:
+    with seeded(3):
+        model = Factors()
+    optimizer = torch.optim.Adam(model.parameters())
+    denoiser = SelfGuidedDenoiser(
+        model, optimizer, lambda m, b: bpr(m, b) * torch.nan, interactions=(USERS, ITEMS),
+        config=DenoiserConfig(on_nonfinite="skip"),
+    )  # fmt: skip
+    scaler = torch.amp.GradScaler("cpu")
+    batch = in_lists(0)[0]
+    denoiser.before_step(batch)
+    loss = denoiser.weighted_loss(batch)
+    assert loss.item() == 0
+    scaler.scale(loss).backward()
+    with pytest.raises(AssertionError, match="No inf checks were recorded"):
+        scaler.step(optimizer)
