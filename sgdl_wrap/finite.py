@@ -11,10 +11,11 @@ from torch import Tensor
 from sgdl_wrap.errors import NonFiniteError
 
 
-def largest(tensors: Iterable[Tensor | None]) -> Tensor | None:
-    """max |x| over all elements, 0-dim on the first tensor's device; NaN where one is NaN.
+def total(tensors: Iterable[Tensor | None]) -> Tensor | None:
+    """The sum of all elements, 0-dim on the first tensor's device: NaN or Inf where one is.
 
-    Reads each tensor once and waits for no device. Sparse tensors count by their values.
+    Of large finite values it may be Inf too. Reads each tensor once and waits for no device.
+    Sparse tensors count by their values.
     """
     found: list[Tensor] = []
     for tensor in tensors:
@@ -24,9 +25,9 @@ def largest(tensors: Iterable[Tensor | None]) -> Tensor | None:
         if values.layout != torch.strided:
             values = values.coalesce().values()
         if values.numel():
-            largest_here = torch.linalg.vector_norm(values, math.inf).float()
-            found.append(largest_here if not found else largest_here.to(found[0].device))
-    return torch.stack(found).amax() if found else None
+            here = values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).float()
+            found.append(here if not found else here.to(found[0].device))
+    return torch.stack(found).sum() if found else None
 
 
 def check_finite(parts: Mapping[str, Iterable[Tensor | None]], where: str, remedy: str) -> None:
@@ -41,15 +42,15 @@ def check_finite(parts: Mapping[str, Iterable[Tensor | None]], where: str, remed
         NonFiniteError: names the first part that holds NaN or Inf, and how many.
     """
     listed = {name: [t for t in tensors if t is not None] for name, tensors in parts.items()}
-    most = largest(tensor for tensors in listed.values() for tensor in tensors)
-    if most is None or math.isfinite(most.item()):
+    everything = total(tensor for tensors in listed.values() for tensor in tensors)
+    if everything is None or math.isfinite(everything.item()):
         return
     for name, tensors in listed.items():
         bad = sum(_count(tensor) for tensor in tensors)
         if bad:
-            total = sum(tensor.numel() for tensor in tensors)
+            size = sum(tensor.numel() for tensor in tensors)
             raise NonFiniteError(
-                f"Expected finite {name}, got {bad} NaN or Inf among {total} in {where}. {remedy}"
+                f"Expected finite {name}, got {bad} NaN or Inf among {size} in {where}. {remedy}"
             )
 
 

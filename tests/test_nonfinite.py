@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from examples.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, NonFiniteError, Phase, SelfGuidedDenoiser
-from sgdl_wrap.finite import check_finite, largest
+from sgdl_wrap.finite import check_finite, total
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,
@@ -245,16 +245,18 @@ def test_the_first_batch_may_be_left_out_and_the_next_is_tried() -> None:
     assert torch.isfinite(denoiser.step(BATCHES[1]))
 
 
-def test_largest_reads_dense_sparse_half_and_empty_tensors() -> None:
+def test_the_sum_reads_dense_sparse_half_and_empty_tensors() -> None:
     sparse = torch.sparse_coo_tensor(
         torch.tensor([[1, 1]]), torch.tensor([-4.0, -3.0]), (5,),
         check_invariants=True,
     )  # fmt: skip
     tensors = [torch.zeros(0), None, torch.tensor([2.0, -3.0], dtype=torch.bfloat16), sparse]
-    assert largest(tensors) == 7.0
-    assert largest([torch.zeros(0), None]) is None
+    assert total(tensors) == -8.0
+    assert total([torch.zeros(0), None]) is None
     big = torch.full((4,), 60_000.0, dtype=torch.float16)
-    assert largest([big]) == big[0]  # a sum would be Inf
+    assert total([big]) == 4 * big[0].float()
+    huge = torch.full((4,), 3e38)
+    check_finite({"huge": [huge]}, "batch 9", "")  # the sum is Inf, none of them is
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
