@@ -12,7 +12,7 @@ import torch
 
 from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.distributed.ranks import CHUNK, Ranks
-from sgdl_wrap.errors import BatchError, InteractionsError
+from sgdl_wrap.errors import BatchError, InteractionsError, UnsupportedModelError
 from sgdl_wrap.interactions import Interactions
 
 
@@ -25,9 +25,15 @@ def settle(ranks: Ranks, interactions: Interactions, settings: dict[str, Any]) -
     Raises:
         InteractionsError: other settings or catalogues; users that are on several ranks, while the
             ranks differ.
+        UnsupportedModelError: a setting that one process alone can have.
     """
     if not ranks.several:
         return
+    if settings["on_nonfinite"] == "skip":
+        raise UnsupportedModelError(
+            "Expected on_nonfinite='raise' on several ranks, got 'skip': a batch that one rank "
+            "leaves out, the others would wait for. Look for NaN in your loop, on all ranks alike."
+        )
     size = interactions.n_items
     told = ranks.objects((interactions.fingerprint(), size, interactions.n_users, settings))
     for rank, (_, theirs, _, other) in enumerate(told):

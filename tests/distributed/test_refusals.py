@@ -17,6 +17,8 @@ from tests.distributed.conftest import Told
          "Expected one catalogue on all ranks, got n_items = 2 on rank 0 and 3 on rank 1. Pass "),
         ("configs", "InteractionsError",
          "Expected one config on all ranks, got rank 1 differ from rank 0 in gumbel_tau, seed. "),
+        ("skipping", "UnsupportedModelError",
+         "Expected on_nonfinite='raise' on several ranks, got 'skip': "),
         ("static graph", "UnsupportedModelError",
          "Expected DistributedDataParallel without static_graph, got it with: "),
         ("others' pairs", "BatchError", "Expected pairs that rank {rank} was handed, got 25 oth"),

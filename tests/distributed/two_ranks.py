@@ -168,6 +168,7 @@ def refused(rank: int, _: Path) -> Any:
         "users on both": refusal(handed_over([0, 0, 1 + rank] * 1, [1, 2, 3 + rank], 30)),
         "catalogues": refusal(handed_over([2 * rank] * 2, [0, 1 + rank], None)),
         "configs": refusal(build(config=CONFIG.but(seed=rank, gumbel_tau=1 + rank))),
+        "skipping": refusal(build(config=CONFIG.but(on_nonfinite="skip"))),
         "static graph": refusal(build(engine={"static_graph": True})),
     }
 
