@@ -61,6 +61,9 @@ class DenoiserConfig:
     switch_timeout: int | None = None
     """Switch after this many epochs even if Eq. 3 does not hold; None waits for ever. Ours."""
 
+    audit_only: bool = False
+    """Phase I for ever: training stays as it is and is watched for `report()`. Ours."""
+
     # --- Phase II: self-guided learning ----------------------------------------------------
 
     memorized_data: MemorizedData = "switch"
@@ -239,6 +242,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "guidance_labels": get_args(GuidanceLabels),
     "denoising_learning": (True, False),
     "on_nonfinite": get_args(OnNonFinite),
+    "audit_only": (True, False),
     "memorized_data": get_args(MemorizedData),
 }
 # name: (lowest, highest, is the upper end open)

@@ -44,6 +44,7 @@ from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
 from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
+from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
@@ -183,6 +184,18 @@ class SelfGuidedDenoiser:
     def history(self) -> list[EpochRecord]:
         """One record an epoch."""
         return list(self._history)
+
+    def report(self) -> Audit:
+        """Every interaction and what is known of it, most suspicious first.
+
+        On several ranks, of the interactions that this one knows.
+
+        Raises:
+            OrderError: no batch was watched yet, or the denoiser is disabled.
+            BatchError, InteractionsError: as :meth:`end_epoch`.
+        """
+        self._write_down()
+        return audit(self._tracker, self._self_guided)
 
     # ------------------------------------------------------------------ the loop
 
@@ -577,7 +590,7 @@ class SelfGuidedDenoiser:
         logger.info("%s", record)
         if self._self_guided is not None and self.config.memorized_data == "current":
             self._self_guided.follow(self._tracker.memorized_ids())
-        if phase is Phase.MEMORIZATION and noise_rate is not None:
+        if phase is Phase.MEMORIZATION and noise_rate is not None and not self.config.audit_only:
             self._decide(record, memorized, noise_rate)
         return record
 
@@ -606,6 +619,7 @@ class SelfGuidedDenoiser:
                 stacklevel=4,
             )
         self._self_guided = self._new_self_guided(self._tracker.memorized_ids())
+        self._tracker.begin_smoothing()
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
     def _new_self_guided(self, memorized: np.ndarray) -> SelfGuidedPhase:

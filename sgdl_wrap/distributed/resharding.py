@@ -8,7 +8,7 @@ left out, as its batches cannot be divided: the first step that would learn from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,9 +135,22 @@ def _joined_epoch(epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return joined
 
 
+def _in_one_epoch(trackers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the losses of the epoch before, where other ranks have begun the next one."""
+    found = list(trackers)
+    if all(tracker["epoch_ended"] for tracker in found):
+        return found
+    return [
+        {**one, "epoch_ended": False, "losses": torch.full_like(one["losses"], torch.nan)}
+        if one["epoch_ended"]
+        else one
+        for one in found
+    ]
+
+
 def _joined_replicas(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> dict[str, Any]:
     """Every rank knows all interactions; their losses of this epoch, each has seen some of."""
-    trackers = [state["tracker"] for state in states]
+    trackers = _in_one_epoch(state["tracker"] for state in states)
     tracker = dict(trackers[0])
     seen = [~torch.isnan(one["losses"]) for one in trackers]
     for name in ("losses", "smoothed"):
@@ -160,7 +173,7 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     sizes = [len(state["pairs"]["keys"]) for state in states]
     keys, order = torch.cat([state["pairs"]["keys"] for state in states]).sort()
     n_items = merged["pairs"]["n_items"]
-    trackers = [state["tracker"] for state in states]
+    trackers = _in_one_epoch(state["tracker"] for state in states)
     tracker = dict(trackers[0])
     tracker["ring"] = _taken([one["ring"] for one in trackers], sizes, order)
     for name in ("losses", "smoothed"):

@@ -68,6 +68,26 @@ def scale_between(losses: np.ndarray, low: float, high: float) -> np.ndarray:
     return scaled
 
 
+def scaled_losses(
+    losses: np.ndarray, users: np.ndarray, normalization: Literal["user", "global"]
+) -> np.ndarray:
+    """Losses min-max scaled to [0, 1] per user, or over all, as the mixture sees them.
+
+    Args:
+        losses: (N,); NaN where unknown, which stays NaN.
+        users: user of each, (N,) int64, sorted.
+
+    Returns:
+        (N,) float64.
+    """
+    found = np.full(len(losses), np.nan)
+    known = ~np.isnan(losses)
+    if known.any():
+        groups = users[known] if normalization == "user" else np.zeros_like(users[known])
+        found[known] = scale_per_user(losses[known], groups)
+    return found
+
+
 def estimate_noise_rate(
     losses: np.ndarray,
     users: np.ndarray,
@@ -163,6 +183,28 @@ def estimate_noise_rate(
         converged=bool(mixture.converged_),
         n_fitted=len(sample),
     )
+
+
+def noise_posterior(scaled: np.ndarray, mixture: NoiseRate) -> np.ndarray:
+    """p(noisy | x) = π_n N(x; μ_n, v_n) / Σ_c π_c N(x; μ_c, v_c) of losses scaled to [0, 1].
+
+    Args:
+        scaled: (N,), as :func:`scaled_losses` gives them; NaN stays NaN.
+        mixture: as :func:`estimate_noise_rate` fitted it.
+
+    Returns:
+        (N,) float64 in [0, 1].
+
+    Source: Eq. 4.
+    """
+    clean, noisy = (
+        np.log(weight) - (np.log(variance) + (scaled - mean) ** 2 / variance) / 2
+        for mean, variance, weight in zip(
+            mixture.means, mixture.variances, mixture.weights, strict=True
+        )
+    )
+    posterior: np.ndarray = np.exp(noisy - np.logaddexp(clean, noisy))
+    return posterior
 
 
 def _quartile_start(sample: np.ndarray) -> tuple[_Two, _Two, _Two]:

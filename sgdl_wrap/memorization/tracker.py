@@ -42,6 +42,9 @@ def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
 class MemorizationTracker:
     """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 4 when smoothed).
 
+    The losses are those of the epoch under way or, until its first step is written down, of the
+    one before.
+
     Args:
         interactions: D.
         config: history length, ranking, noise-rate settings.
@@ -56,9 +59,10 @@ class MemorizationTracker:
         self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
+        self._epoch_ended = False
         self.smoothed: np.ndarray | None = None
-        if "smoothed_loss" in config.weight_inputs:
-            self.smoothed = np.full(len(interactions), np.nan, dtype=np.float32)
+        if "smoothed_loss" in config.weight_inputs or config.audit_only:
+            self.smoothed = self.losses.copy()
         # score of each user's last ranked candidate; NaN before the first ranking
         self.cut = torch.full((interactions.n_users,), torch.nan)
         self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
@@ -71,6 +75,7 @@ class MemorizationTracker:
             ids: (B,) int64, all >= 0.
             losses: (B,).
         """
+        self._forget_last_epoch()
         self.losses[ids] = losses
         if self.smoothed is not None:
             share = self.config.loss_smoothing
@@ -115,6 +120,7 @@ class MemorizationTracker:
             ScoreError: scores of a wrong shape or not finite.
             NoiseRateError: losses from which no rate can be estimated.
         """
+        self._forget_last_epoch()
         ranks = self._ranks
         if ranks.replicated:
             self._share_losses()
@@ -159,8 +165,18 @@ class MemorizationTracker:
         self.buffer.push(findings.ranked.packed)
         self.cut = findings.ranked.cut
         self.mixture = findings.noise_rate or self.mixture
-        self.losses.fill(np.nan)  # each epoch's losses are those seen during it
+        self._epoch_ended = True
         return self._ranks.total(count_bits(self.buffer.memorized()))
+
+    def _forget_last_epoch(self) -> None:
+        if self._epoch_ended:  # each epoch's losses are those seen during it
+            self.losses.fill(np.nan)
+            self._epoch_ended = False
+
+    def begin_smoothing(self) -> None:
+        """Smooths losses from now on; the last ones seen are the first visit."""
+        if self.smoothed is None:
+            self.smoothed = self.losses.copy()
 
     def memorized_ids(self) -> np.ndarray:
         """M_t as sorted interaction ids, int64."""
@@ -174,6 +190,7 @@ class MemorizationTracker:
             "ring": torch.from_numpy(rows.copy()),
             "epochs": epochs,
             "losses": torch.from_numpy(self.losses.copy()),
+            "epoch_ended": self._epoch_ended,
             "smoothed": None if self.smoothed is None else torch.from_numpy(self.smoothed.copy()),
             "cut": self.cut.clone(),
             "mixture": None if self.mixture is None else asdict(self.mixture),
@@ -186,7 +203,8 @@ class MemorizationTracker:
         self.buffer.restore(same_shape(state["ring"], ring, "ring").numpy(), int(state["epochs"]))
         losses = torch.from_numpy(self.losses)
         self.losses = same_shape(state["losses"], losses, "losses").numpy().copy()
-        if self.smoothed is not None:
+        self._epoch_ended = bool(state["epoch_ended"])
+        if state["smoothed"] is not None:
             self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
         self.cut = same_shape(state["cut"], self.cut, "cut").clone()
         self.mixture = None if state["mixture"] is None else NoiseRate(**state["mixture"])

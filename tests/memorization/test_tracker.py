@@ -262,12 +262,47 @@ def test_smoothed_losses_take_no_memory_unless_read():
     assert small(weight_inputs=("loss", "memorization_rate", "observed")).smoothed is None
 
 
-def test_an_epoch_forgets_its_losses_and_keeps_the_smoothed_ones():
-    tracker = small(weight_inputs=("smoothed_loss",), noise_rate=0.2)
+def test_the_next_epoch_forgets_the_losses_and_keeps_the_smoothed_ones():
+    tracker = small(weight_inputs=("smoothed_loss",), noise_rate=0.2, loss_smoothing=0.5)
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
     tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
-    assert np.isnan(tracker.losses).all()
-    assert tracker.smoothed[:2].tolist() == [1.0, 2.0]
+    assert tracker.losses[:2].tolist() == [1.0, 2.0]
+    tracker.record(ids([1]), floats([4.0]))
+    assert tracker.losses[1] == 4.0
+    assert np.isnan(tracker.losses[0])
+    assert tracker.smoothed[:2].tolist() == [1.0, 3.0]
+
+
+def test_an_epoch_without_losses_is_not_judged_by_those_before():
+    tracker = small()
+    tracker.record(ids([0, 1, 2, 3]), floats([1.0, 2.0, 1.0, 3.0]))
+    tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+    with pytest.raises(NoiseRateError, match="Expected at least two losses"):
+        tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_where_the_losses_belong_survives_saving(ended):
+    tracker, again = small(noise_rate=0.2), small(noise_rate=0.2)
+    tracker.record(ids([0, 1]), floats([1.0, 2.0]))
+    if ended:
+        tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+    again.load_state_dict(tracker.state_dict())
+    again.record(ids([1]), floats([4.0]))
+    assert np.isnan(again.losses[0]) == ended
+
+
+def test_smoothing_begins_with_the_last_losses_seen():
+    tracker = small(noise_rate=0.2, loss_smoothing=0.5)
+    tracker.record(ids([0, 1]), floats([1.0, 2.0]))
+    tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+    tracker.begin_smoothing()
+    tracker.record(ids([1, 2]), floats([4.0, 8.0]))
+    tracker.begin_smoothing()  # it has begun
+    assert tracker.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
+    again = small(noise_rate=0.2, loss_smoothing=0.5)
+    again.load_state_dict(tracker.state_dict())
+    assert again.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
 
 
 # ------------------------------------------------------------------ features

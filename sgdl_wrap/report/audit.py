@@ -1,0 +1,149 @@
+"""Which interactions look like noise, most suspicious first."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sgdl_wrap.errors import DenoiserError, OrderError
+from sgdl_wrap.memorization.noise_rate import noise_posterior, scaled_losses
+from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.self_guided.phase import SelfGuidedPhase
+
+CHUNK = 1 << 16  # interactions that are weighted at once
+
+FIELDS = np.dtype(
+    [
+        ("user", np.int64),
+        ("item", np.int64),
+        ("suspicion", np.float32),
+        ("weight", np.float32),
+        ("loss", np.float32),
+        ("smoothed_loss", np.float32),
+        ("memorization_rate", np.float32),
+        ("noise_posterior", np.float32),
+        ("memorized", np.bool_),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One row per interaction, most suspicious first; as made by ``denoiser.report()``.
+
+    Attributes:
+        rows: structured array, (N,), with the fields
+
+            - user, item: the pair;
+            - suspicion: the smoothed loss, or the loss where none is kept, scaled to [0, 1] over
+              the user's others as for the mixture; NaN where there is no loss, and ranked last;
+            - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I;
+            - loss: the last one seen, of the epoch under way or else of the one before; NaN if
+              none was seen in it;
+            - smoothed_loss: their exponential average over visits since the switch, or since the
+              start with `audit_only`; NaN before;
+            - memorization_rate: m^h_t(k) of Eq. 1;
+            - noise_posterior: p(noisy component | loss) of the last mixture (Eq. 4), the loss
+              smoothed where that is kept, scaled as for the mixture; NaN without one;
+            - memorized: whether it is in M, the data that guides; in Phase I, whether it would be.
+    """
+
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: Any) -> Any:
+        """Rows or columns, as of the structured array: ``audit[:20]``, ``audit["weight"]``."""
+        return self.rows[which]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes a header and one line per interaction."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.rows.dtype.names or ())
+            writer.writerows(self.rows.tolist())
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame.
+
+        Raises:
+            DenoiserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise DenoiserError(
+                "Expected pandas, got none installed. Install it, or use to_csv or rows."
+            ) from error
+        return pandas.DataFrame.from_records(self.rows)
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Writes a Parquet file.
+
+        Raises:
+            DenoiserError: pyarrow is not installed.
+        """
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            raise DenoiserError(
+                "Expected pyarrow, got none installed. Install it, or use to_csv."
+            ) from error
+        names = self.rows.dtype.names or ()
+        columns = {name: np.ascontiguousarray(self.rows[name]) for name in names}
+        parquet.write_table(pyarrow.table(columns), path)
+
+
+def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit:
+    """What Phase I has watched and Phase II, if it has begun, has learned.
+
+    Raises:
+        OrderError: nothing was watched yet.
+    """
+    if np.isnan(tracker.losses).all():
+        raise OrderError(
+            "Expected report after some batches, got none. Call before_step and step on each "
+            "batch of the loader, with enabled=True."
+        )
+    interactions, config = tracker.interactions, tracker.config
+    ids = np.arange(len(interactions))
+    rows = np.empty(len(ids), dtype=FIELDS)
+    rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
+    rows["weight"] = _weights(tracker, guided, ids)
+    rows["loss"] = tracker.losses
+    rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
+    rows["memorization_rate"] = tracker.buffer.rates(ids)
+    known = tracker.losses if tracker.smoothed is None else tracker.smoothed
+    scaled = scaled_losses(known, rows["user"], config.loss_normalization)
+    rows["suspicion"] = scaled
+    rows["noise_posterior"] = np.nan
+    if tracker.mixture is not None:
+        rows["noise_posterior"] = noise_posterior(scaled, tracker.mixture)
+    rows["memorized"] = False
+    rows["memorized"][tracker.memorized_ids() if guided is None else guided.memorized] = True
+    return Audit(rows[np.argsort(-scaled, kind="stable")])  # NaN sorts last
+
+
+def _weights(
+    tracker: MemorizationTracker, guided: SelfGuidedPhase | None, ids: np.ndarray
+) -> np.ndarray:
+    """g(·; ψ) of each interaction at the loss last seen, (N,); NaN where none was."""
+    if guided is None:
+        return np.ones(len(ids))
+    if guided.learner is None:
+        return guided.is_memorized(ids).astype(np.float64)
+    g, found = guided.learner.weighting, np.empty(len(ids))
+    kind = g.output.weight
+    for start in range(0, len(ids), CHUNK):
+        some = slice(start, start + CHUNK)
+        features = tracker.features(ids[some], torch.from_numpy(tracker.losses[some]))
+        with torch.no_grad():
+            found[some] = g(features.to(kind)).double().cpu().numpy()
+    return found

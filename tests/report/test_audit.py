@@ -1,0 +1,274 @@
+"""The audit: what each column is, its order, its files, and the mode that only watches."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.mixture  # noqa: F401  (its import may draw from the streams: test_plain_equality)
+import torch
+from sklearn.metrics import roc_auc_score
+
+from examples.planted_preferences import generate
+from examples.recipes import RECIPES_FOR_GENERATED_DATA
+from examples.training import set_up, wrap
+from sgdl_wrap import DenoiserConfig, DenoiserError, OrderError, Phase, SelfGuidedDenoiser
+from sgdl_wrap.report.audit import Audit
+from tests.models_zoo import (
+    SWITCHING,
+    WATCHING,
+    assert_identical,
+    labelled_epoch,
+    seeded,
+    snapshot,
+    tiny_data,
+    tiny_denoiser,
+    triple_epoch,
+    without,
+)
+
+DATA = tiny_data()
+N = len(DATA)
+
+
+def trained(kind: str = "lightgcn", epochs: int = 3, **changes: Any) -> SelfGuidedDenoiser:
+    denoiser = tiny_denoiser(DATA, kind, **{"config": SWITCHING, **changes})
+    layout = triple_epoch if kind == "lightgcn" else labelled_epoch
+    with seeded(23):
+        for epoch in range(epochs):
+            for batch in layout(DATA, epoch):
+                denoiser.before_step(batch)
+                denoiser.step(batch)
+    return denoiser
+
+
+def by_pair(audit: Audit) -> dict[tuple[int, int], Any]:
+    return {(int(row["user"]), int(row["item"])): row for row in audit.rows}
+
+
+@pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
+@pytest.mark.parametrize("config", [SWITCHING, WATCHING, WATCHING.but(audit_only=True)])
+def test_every_interaction_has_one_row(kind: str, config: Any) -> None:
+    denoiser = trained(kind, config=config)
+    rows = by_pair(denoiser.report())
+    pairs = zip(DATA.users.tolist(), DATA.items.tolist(), strict=True)
+    assert set(rows) == set(pairs)
+    assert len(rows) == len(denoiser.report()) == N
+
+
+def test_suspicion_is_the_smoothed_loss_between_the_users_least_and_largest() -> None:
+    audit = trained(epochs=4).report()
+    by_user: dict[int, list[float]] = {}
+    for row in audit.rows:
+        by_user.setdefault(int(row["user"]), []).append(float(row["smoothed_loss"]))
+    for row in audit.rows:
+        losses = by_user[int(row["user"])]
+        low, high = min(losses), max(losses)
+        expected = 0.0 if low == high else (float(row["smoothed_loss"]) - low) / (high - low)
+        assert float(row["suspicion"]) == pytest.approx(expected, abs=1e-6)
+    assert (np.diff(audit["suspicion"]) <= 0).all()
+
+
+def test_without_smoothing_suspicion_is_of_the_loss() -> None:
+    audit = trained(config=WATCHING, epochs=2).report()
+    assert np.isnan(audit["smoothed_loss"]).all()
+    users = audit["user"]
+    for user in set(users.tolist()):
+        order = np.argsort(-audit["loss"][users == user], kind="stable")
+        found = audit["suspicion"][users == user][order]
+        assert (np.diff(found) <= 0).all()
+        assert len(found) == 1 or (found[0], found[-1]) == (1.0, 0.0)
+
+
+def test_a_loss_that_was_not_seen_is_ranked_last() -> None:
+    denoiser = tiny_denoiser(DATA, "lightgcn", config=WATCHING)
+    batch = triple_epoch(DATA, 0)[0]
+    denoiser.before_step(batch)
+    denoiser.step(batch)
+    audit = denoiser.report()
+    seen = len(batch[0])
+    assert not np.isnan(audit["loss"][:seen]).any()
+    for name in ("loss", "suspicion", "noise_posterior"):
+        assert np.isnan(audit[name][seen:]).all()
+
+
+def test_noise_posterior_is_bayes_rule_on_the_scaled_losses() -> None:
+    denoiser = trained(config=WATCHING, epochs=2)
+    mixture = denoiser._tracker.mixture
+    assert mixture is not None
+    for row in denoiser.report().rows:
+        clean, noisy = (
+            weight * math.exp(-((float(row["suspicion"]) - mean) ** 2) / (2 * variance))
+            / math.sqrt(2 * math.pi * variance)
+            for mean, variance, weight in zip(
+                mixture.means, mixture.variances, mixture.weights, strict=True
+            )
+        )
+        assert float(row["noise_posterior"]) == pytest.approx(noisy / (clean + noisy), abs=1e-5)
+
+
+def test_the_mean_posterior_of_phase_one_is_the_noise_rate() -> None:
+    denoiser = trained(config=WATCHING, epochs=2)
+    posterior = denoiser.report()["noise_posterior"].astype(np.float64)
+    assert float(posterior.mean()) == pytest.approx(denoiser.noise_rate, abs=1e-6)
+
+
+def test_a_known_noise_rate_leaves_no_posterior() -> None:
+    audit = trained(config=WATCHING.but(noise_rate=0.2)).report()
+    assert np.isnan(audit["noise_posterior"]).all()
+
+
+def test_weights_are_those_of_g_at_the_last_loss() -> None:
+    denoiser = trained("neumf", epochs=3)
+    psi = denoiser.state_dict()["self_guided"]["learner"]["weighting"]
+    first, first_bias = psi["hidden.weight"].numpy(), psi["hidden.bias"].numpy()
+    second, second_bias = psi["output.weight"].numpy(), psi["output.bias"].numpy()
+    audit = denoiser.report()
+    hidden = np.maximum(audit["loss"][:, None] @ first.T + first_bias, 0)
+    expected = 1 / (1 + np.exp(-(hidden @ second[0] + second_bias[0])))
+    np.testing.assert_allclose(audit["weight"], expected, rtol=1e-5)
+    assert len(set(audit["weight"].tolist())) > 1
+
+
+def test_in_phase_one_every_weight_is_one() -> None:
+    assert (trained(config=WATCHING).report()["weight"] == 1).all()
+
+
+def test_without_denoising_learning_weights_say_what_is_trained_on() -> None:
+    audit = trained(config=SWITCHING.but(denoising_learning=False)).report()
+    assert (audit["weight"] == audit["memorized"]).all()
+    assert 0 < audit["memorized"].sum() < N
+
+
+def test_memorized_are_those_that_guide() -> None:
+    denoiser = trained()
+    memorized = denoiser.state_dict()["self_guided"]["memorized"].tolist()
+    users, items = denoiser.interactions.users, denoiser.interactions.items
+    rows = by_pair(denoiser.report())
+    found = [k for k in range(N) if rows[int(users[k]), int(items[k])]["memorized"]]
+    assert found == memorized
+
+
+def test_memorization_rates_are_those_of_equation_1() -> None:
+    denoiser = trained(config=WATCHING, epochs=4)
+    counts = denoiser._tracker.buffer.counts().tolist()
+    rows = by_pair(denoiser.report())
+    for k in range(N):
+        pair = int(denoiser.interactions.users[k]), int(denoiser.interactions.items[k])
+        expected = counts[k] / WATCHING.history_length
+        assert float(rows[pair]["memorization_rate"]) == pytest.approx(expected)
+
+
+def test_a_report_changes_nothing() -> None:
+    quiet, curious = trained(epochs=3), tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
+    with seeded(23):
+        for epoch in range(3):
+            for batch in triple_epoch(DATA, epoch):
+                curious.before_step(batch)
+                curious.step(batch)
+                curious.report()
+    found, expected = (
+        without(snapshot(one.model, *one._optimizers), "storages") for one in (curious, quiet)
+    )
+    assert_identical(found, expected)
+
+
+def test_an_audit_alone_never_switches_and_smooths_from_the_start() -> None:
+    denoiser = trained(config=SWITCHING.but(audit_only=True), epochs=5)
+    assert trained(epochs=5).phase is Phase.SELF_GUIDED
+    assert denoiser.phase is Phase.MEMORIZATION
+    audit = denoiser.report()
+    assert not np.isnan(audit["smoothed_loss"]).any()
+    assert (audit["smoothed_loss"] != audit["loss"]).any()
+
+
+def test_noise_is_found_better_than_by_the_loss_of_the_moment() -> None:
+    data = generate(seed=0)
+    training = set_up(RECIPES_FOR_GENERATED_DATA["lightgcn"], data, seed=0)
+    denoiser = wrap(training, DenoiserConfig(audit_only=True))
+    for _ in range(8):
+        for batch in training.batches:
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+    rows = by_pair(denoiser.report())
+    pairs = list(zip(data.train_users.tolist(), data.train_items.tolist(), strict=True))
+    assert data.train_clean is not None
+    found = {
+        name: roc_auc_score(~data.train_clean, [float(rows[pair][name]) for pair in pairs])
+        for name in ("suspicion", "loss")
+    }
+    assert found["suspicion"] > max(0.75, found["loss"])
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_csv_holds_every_row_and_column(tmp_path: Any) -> None:
+    audit = trained().report()
+    audit.to_csv(tmp_path / "audit.csv")
+    with open(tmp_path / "audit.csv", newline="", encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file))
+    assert tuple(header) == audit.rows.dtype.names
+    assert len(lines) == N
+    for line, row in zip(lines, audit.rows, strict=True):
+        assert (int(line[0]), int(line[1])) == (row["user"], row["item"])
+        values = [float(text) for text in line[2:-1]]
+        np.testing.assert_allclose(values, [float(x) for x in row.tolist()[2:-1]], rtol=1e-6)
+        assert line[-1] == str(bool(row["memorized"]))
+
+
+def test_rows_and_columns_are_taken_as_of_an_array() -> None:
+    audit = trained().report()
+    assert audit[:3]["user"].tolist() == audit["user"][:3].tolist()
+
+
+@pytest.mark.parametrize(
+    ("package", "method"), [("pandas", "to_pandas"), ("pyarrow", "to_parquet")]
+)
+def test_what_is_not_installed_is_named(
+    package: str, method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = [] if method == "to_pandas" else [tmp_path / "audit.parquet"]
+    with pytest.raises(DenoiserError, match=rf"^Expected {package}, got none installed\. "):
+        getattr(trained().report(), method)(*arguments)
+
+
+def test_pandas_has_the_columns() -> None:
+    pytest.importorskip("pandas")
+    audit = trained().report()
+    frame = audit.to_pandas()
+    assert tuple(frame.columns) == audit.rows.dtype.names
+    assert frame["user"].tolist() == audit["user"].tolist()
+
+
+def test_parquet_has_the_columns(tmp_path: Any) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    audit = trained().report()
+    audit.to_parquet(tmp_path / "audit.parquet")
+    table = parquet.read_table(tmp_path / "audit.parquet")
+    assert tuple(table.column_names) == audit.rows.dtype.names
+    assert table["item"].to_pylist() == audit["item"].tolist()
+
+
+# ------------------------------------------------------------------ out of turn
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_watched_is_nothing_to_report(enabled: bool) -> None:
+    denoiser = tiny_denoiser(DATA, "lightgcn", config=WATCHING, enabled=enabled)
+    with pytest.raises(OrderError, match=r"^Expected report after some batches, got none\. "):
+        denoiser.report()
+
+
+def test_the_report_goes_on_after_loading() -> None:
+    denoiser = trained(epochs=3)
+    again = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
+    again.load_state_dict(denoiser.state_dict())
+    found, expected = again.report(), denoiser.report()
+    assert found.rows.tobytes() == expected.rows.tobytes()
+    assert torch.is_tensor(denoiser.state_dict()["tracker"]["losses"])
