@@ -12,7 +12,7 @@ from sgdl_wrap.errors import DenoiserError
 Ranking = Literal["sampled", "full"]
 LossNormalization = Literal["user", "global"]
 DenoisingSchedulerName = Literal["lstm", "mlp", "top_f", "none"]
-MemorizedData = Literal["switch", "current"]
+MemorizedData = Literal["auto", "switch", "current"]
 Similarity = Literal["alignment", "paper"]
 WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "observed"]
 WeightNormalization = Literal["none", "mean"]
@@ -66,10 +66,11 @@ class DenoiserConfig:
 
     # --- Phase II: self-guided learning ----------------------------------------------------
 
-    memorized_data: MemorizedData = "switch"
+    memorized_data: MemorizedData = "auto"
     """M, the data that guide: those memorized at the switch ("switch", paper) or by the last epoch
-    ("current", ours). At an early switch a model knows the easy interactions alone; weights that
-    learn fast, guided by them for good, leave it there."""
+    ("current", ours). "auto" is "current" for ranking losses: at an early switch such a model knows
+    the easy interactions alone, and guided by them for good it stays there. For pointwise losses it
+    is "switch": they memorize noise within few epochs more."""
 
     denoising_learning: bool = True
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
@@ -78,8 +79,9 @@ class DenoiserConfig:
     """η1 of Eq. 7; None takes the learning rate of the optimizer's first group. Paper: η1 = η2
     tuned among 1e-4, 1e-3, 1e-2; ψ's own Adam cancels its scale to first order."""
 
-    meta_lr: float = 0.005
-    """η2, Adam's learning rate for the weighting function ψ. Ours."""
+    meta_lr: float | None = None
+    """η2, Adam's learning rate for the weighting function ψ. Ours: None takes 0.02 for ranking
+    losses and 0.005 for pointwise ones, which have fewer epochs left when Phase II begins."""
 
     denoising_scheduler_lr: float = 0.005
     """η3, Adam's learning rate for the denoising scheduler φ. Ours, equal to η2."""
@@ -87,12 +89,14 @@ class DenoiserConfig:
     weight_hidden: int = 64
     """Hidden units of the weighting function g. Paper: 64."""
 
-    weight_inputs: tuple[WeightInput, ...] = ("loss",)
+    weight_inputs: tuple[WeightInput, ...] | Literal["auto"] = "auto"
     """What g reads of a sample. Paper: its loss. Ours adds its exponential average over visits
-    ("smoothed_loss"), the share of epochs it was memorized ("memorization_rate") and whether
-    the pair was observed ("observed")."""
+    since the switch ("smoothed_loss"), the share of epochs it was memorized ("memorization_rate")
+    and whether the pair was observed ("observed"). "auto" is the first three for ranking losses,
+    whose loss of the moment depends on the negative that was drawn, and the loss for pointwise
+    ones, where a history would tell g which samples are negatives, which have none."""
 
-    weight_normalization: WeightNormalization = "none"
+    weight_normalization: WeightNormalization = "mean"
     """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
     term keeps its scale against the user's penalty (ours)."""
 
@@ -176,15 +180,15 @@ class DenoiserConfig:
                 )
         names = self.weight_inputs
         allowed_names = get_args(WeightInput)
-        if (
+        if names != "auto" and (
             not isinstance(names, tuple)
             or not names
             or any(name not in allowed_names for name in names)
             or len(set(names)) < len(names)
         ):
             raise DenoiserError(
-                f"Expected weight_inputs to be distinct names out of {allowed_names}, got "
-                f"{names!r}. Name at least one, each once."
+                f"Expected weight_inputs to be 'auto' or distinct names out of {allowed_names}, "
+                f"got {names!r}. Name at least one, each once."
             )
 
     @classmethod
@@ -202,6 +206,9 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
+            memorized_data="switch",
+            weight_inputs=("loss",),
+            weight_normalization="none",
         )
 
     @classmethod
@@ -217,6 +224,9 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
+            memorized_data="switch",
+            weight_inputs=("loss",),
+            weight_normalization="none",
         )
 
     @classmethod
@@ -224,13 +234,30 @@ class DenoiserConfig:
         """The defaults with ψ and φ learned at every eighth step."""
         return cls(guidance_interval=8)
 
+    def settled(self, *, pointwise: bool) -> DenoiserConfig:
+        """With each "auto", and a `meta_lr` of None, replaced by what suits the loss.
+
+        Args:
+            pointwise: whether unobserved pairs are samples of their own, with a label.
+        """
+        inputs, memorized = self.weight_inputs, self.memorized_data
+        if inputs == "auto":
+            inputs = ("loss",) if pointwise else ("loss", "smoothed_loss", "memorization_rate")
+        if memorized == "auto":
+            memorized = "switch" if pointwise else "current"
+        meta_lr = self.meta_lr
+        if meta_lr is None:
+            meta_lr = 0.005 if pointwise else 0.02
+        return replace(self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr)
+
     def but(self, **changes: Any) -> DenoiserConfig:
         """A copy with some fields changed."""
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, as a state dict holds them."""
-        return {**asdict(self), "weight_inputs": list(self.weight_inputs)}
+        inputs = self.weight_inputs
+        return {**asdict(self), "weight_inputs": inputs if inputs == "auto" else list(inputs)}
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -267,7 +294,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "guidance_interval": (1, math.inf, True),
     "seed": (0, 2**63, True),
 }
-_OPTIONAL = {"noise_rate", "switch_timeout", "assumed_lr", "guidance_size"}
+_OPTIONAL = {"noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "guidance_size"}
 _WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",
     "denoising_scheduler_hidden", "factor_history", "gumbel_draws", "guidance_size",

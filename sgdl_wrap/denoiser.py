@@ -306,7 +306,8 @@ class SelfGuidedDenoiser:
             return torch.ones_like(self._user.losses_aside(batch, None))
         pairs = self._read_pairs(batch)
         losses = self._user.losses_aside(batch, len(pairs))
-        return self._weights(self._self_guided, pairs, losses, "this batch").to(losses.dtype)
+        weights = self._weights(self._self_guided, pairs, losses, "this batch", alone=True)
+        return weights.to(losses.dtype)
 
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
@@ -389,8 +390,10 @@ class SelfGuidedDenoiser:
             tracker.load_state_dict(state["tracker"])
             self_guided = None
             if state["self_guided"] is not None:
+                guided = state["self_guided"]
                 self_guided = self._new_self_guided(
-                    state["self_guided"]["memorized"].cpu().numpy()
+                    guided["memorized"].cpu().numpy(),
+                    self.config.but(**guided["settled"]),
                 )
                 self_guided.load_state_dict(state["self_guided"])
             history = [EpochRecord.from_dict(values) for values in state["history"]]
@@ -429,7 +432,7 @@ class SelfGuidedDenoiser:
                 losses, _ = self._user.losses(pending.batch, len(pairs), where)
             self_guided.guide(
                 pending.batch, losses, lookups,
-                features=lambda: self._features(pairs, losses),
+                features=lambda: self._features(self_guided, pairs, losses),
                 samples=lambda: identified_some(pairs, self.interactions, where),
                 lookahead=lookahead,
                 streams=self._user.streams,
@@ -442,20 +445,30 @@ class SelfGuidedDenoiser:
         pending.weights = self._weights(self_guided, pairs, losses, where)
         pending.versions = _versions(lookahead)
 
-    def _features(self, pairs: Pairs, losses: Tensor) -> Tensor:
+    def _features(
+        self, self_guided: SelfGuidedPhase, pairs: Pairs, losses: Tensor
+    ) -> Tensor:
         """What g reads of a batch's samples, (B, F)."""
-        if self.config.weight_inputs == ("loss",):
+        inputs = self_guided.config.weight_inputs
+        if inputs == ("loss",):
             return losses.detach()[:, None]
         self._write_down()  # what g reads of the past is all of it
-        return self._tracker.features(self._samples(pairs, "this batch").ids, losses)
+        return self._tracker.features(self._samples(pairs, "this batch").ids, losses, inputs)
 
     def _weights(
-        self, self_guided: SelfGuidedPhase, pairs: Pairs, losses: Tensor, where: str
+        self,
+        self_guided: SelfGuidedPhase,
+        pairs: Pairs,
+        losses: Tensor,
+        where: str,
+        *,
+        alone: bool = False,
     ) -> Tensor:
         """The samples' weights by the ψ of now, (B,), without graph."""
         return self_guided.weights(
-            features=lambda: self._features(pairs, losses),
+            features=lambda: self._features(self_guided, pairs, losses),
             samples=lambda: self._samples(pairs, where),
+            alone=alone,
         )
 
     def _samples(self, pairs: Pairs, where: str) -> Samples:
@@ -571,8 +584,9 @@ class SelfGuidedDenoiser:
             )
         memorized = self._tracker.commit(findings)
         noise_rate = self.noise_rate
-        samples, loss_sum, weight_sum = self._ranks.sums(
-            self._epoch.samples, self._epoch.loss_sum, self._epoch.weight_sum
+        epoch = self._epoch
+        samples, observed, loss_sum, weight_sum = self._ranks.sums(
+            epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
         )
         record = EpochRecord(
             epoch=len(self._history) + 1,
@@ -582,19 +596,24 @@ class SelfGuidedDenoiser:
             noise_rate=noise_rate,
             loss=loss_sum / samples,
             mean_weight=weight_sum / samples,
-            seconds=self._epoch.seconds(),
-            skipped=self._epoch.skipped,
+            seconds=epoch.seconds(),
+            skipped=epoch.skipped,
         )
         self._history.append(record)
         self._epoch = self._new_epoch()
         logger.info("%s", record)
-        if self._self_guided is not None and self.config.memorized_data == "current":
+        if (
+            self._self_guided is not None
+            and self._self_guided.config.memorized_data == "current"
+        ):
             self._self_guided.follow(self._tracker.memorized_ids())
         if phase is Phase.MEMORIZATION and noise_rate is not None and not self.config.audit_only:
-            self._decide(record, memorized, noise_rate)
+            self._decide(record, memorized, noise_rate, pointwise=observed < samples)
         return record
 
-    def _decide(self, record: EpochRecord, memorized: int, noise_rate: float) -> None:
+    def _decide(
+        self, record: EpochRecord, memorized: int, noise_rate: float, *, pointwise: bool
+    ) -> None:
         """Begins Phase II where Eq. 3 holds, or the time is out."""
         verdict = self._detector.decide(
             epoch=record.epoch,
@@ -618,15 +637,19 @@ class SelfGuidedDenoiser:
                 DenoiserWarning,
                 stacklevel=4,
             )
-        self._self_guided = self._new_self_guided(self._tracker.memorized_ids())
+        self._self_guided = self._new_self_guided(
+            self._tracker.memorized_ids(), self.config.settled(pointwise=pointwise)
+        )
         self._tracker.begin_smoothing()
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
-    def _new_self_guided(self, memorized: np.ndarray) -> SelfGuidedPhase:
+    def _new_self_guided(
+        self, memorized: np.ndarray, config: DenoiserConfig
+    ) -> SelfGuidedPhase:
         return SelfGuidedPhase(
             memorized,
             len(self.interactions),
-            self.config,
+            config,
             device=self._user.device,
             dtype=torch.promote_types(next(self.model.parameters()).dtype, torch.float32),
             ranks=self._ranks,

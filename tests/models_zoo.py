@@ -365,6 +365,11 @@ WATCHING = DenoiserConfig(history_length=50)  # no switch in so few epochs
 SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2)
 
 
+def settled(**changes: Any) -> DenoiserConfig:
+    """As a pointwise loss settles it: what Phase II is built with."""
+    return DenoiserConfig(**changes).settled(pointwise=True)
+
+
 def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:
     """A denoiser of a lightgcn, neumf (with dropout) or batchnorm; `changes` go before all."""
     if kind == "lightgcn":

@@ -19,8 +19,9 @@ CHOICES = {
     "weight_normalization": ("none", "mean"),
     "guidance_labels": ("both", "observed"),
     "denoising_learning": (True, False),
-    "memorized_data": ("switch", "current"),
     "on_nonfinite": ("raise", "skip"),
+    "memorized_data": ("auto", "switch", "current"),
+    "audit_only": (True, False),
 }
 # name: values at the edge that are allowed, values just past it
 EDGES = {
@@ -31,7 +32,7 @@ EDGES = {
     "noise_rate_sample": ([10, 10**9], [9, 0]),
     "switch_timeout": ([None, 1, 10**6], [0, -1]),
     "assumed_lr": ([None, 0.0, 100.0], [-1e-9, float("inf")]),
-    "meta_lr": ([0.0, 100.0], [-1e-9, float("inf")]),
+    "meta_lr": ([None, 0.0, 100.0], [-1e-9, float("inf")]),
     "denoising_scheduler_lr": ([0.0, 100.0], [-1e-9, float("inf")]),
     "denoising_scheduler_entropy": ([0.0, 100.0], [-1e-9, float("inf")]),
     "weight_hidden": ([1, 4096], [0]),
@@ -44,7 +45,7 @@ EDGES = {
     "guidance_interval": ([1, 10**6], [0]),
     "seed": ([0, 2**63 - 1], [-1, 2**63]),
 }
-OPTIONAL = {"noise_rate", "switch_timeout", "assumed_lr", "guidance_size"}
+OPTIONAL = {"meta_lr", "noise_rate", "switch_timeout", "assumed_lr", "guidance_size"}
 WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",
     "denoising_scheduler_hidden", "factor_history", "gumbel_draws", "guidance_size",
@@ -141,7 +142,7 @@ def test_fractions_are_taken_elsewhere(name):
 def test_weight_inputs_must_be_distinct_known_names(value):
     with pytest.raises(
         DenoiserError,
-        match=r"Expected weight_inputs to be distinct names out of \('loss', 'smoothed_loss', "
+        match=r"Expected weight_inputs to be 'auto' or distinct names out of \('loss', 'smoothed_loss', "
         r"'memorization_rate', 'observed'\), got .*\. Name at least one, each once\.",
     ):
         DenoiserConfig(weight_inputs=value)
@@ -153,7 +154,7 @@ def test_weight_inputs_become_a_tuple():
 
 @pytest.mark.parametrize("value", [None, 3])
 def test_weight_inputs_that_are_no_sequence_are_refused(value):
-    with pytest.raises(DenoiserError, match="Expected weight_inputs to be distinct names"):
+    with pytest.raises(DenoiserError, match="Expected weight_inputs to be 'auto' or distinct names"):
         DenoiserConfig(weight_inputs=value)
 
 
@@ -173,7 +174,9 @@ def test_fields_are_given_by_name_alone():
 
 def test_equal_settings_are_equal_and_hash_alike():
     assert DenoiserConfig(seed=3) == DenoiserConfig().but(seed=3)
-    assert hash(DenoiserConfig(weight_inputs=["loss"])) == hash(DenoiserConfig())
+    names = ["loss", "observed"]
+    found = hash(DenoiserConfig(weight_inputs=names))
+    assert found == hash(DenoiserConfig(weight_inputs=tuple(names)))
 
 
 def test_but_changes_a_copy():
@@ -209,7 +212,8 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
         "noise_rate_sample": 1_000_000_000,
         "gumbel_draws": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
-        "denoising_scheduler_entropy": 0.0,
+        "denoising_scheduler_entropy": 0.0, "memorized_data": "switch",
+        "weight_inputs": ["loss"], "weight_normalization": "none",
     }  # fmt: skip
 
 
@@ -218,7 +222,8 @@ def test_the_authors_preset_samples_and_has_no_factor_history():
         "factor_history": 1, "similarity": "paper",
         "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
-        "denoising_scheduler_entropy": 0.0,
+        "denoising_scheduler_entropy": 0.0, "memorized_data": "switch",
+        "weight_inputs": ["loss"], "weight_normalization": "none",
     }  # fmt: skip
 
 
@@ -230,6 +235,24 @@ def test_both_presets_keep_what_the_paper_fixes():
         assert preset.weight_inputs == ("loss",)
         assert preset.weight_normalization == "none"
         assert preset.noise_rate_shift == 0
+
+
+# ------------------------------------------------------------------ what suits the loss
+
+
+def test_what_is_left_open_is_settled_by_the_kind_of_loss():
+    ranking = DenoiserConfig().settled(pointwise=False)
+    assert ranking.weight_inputs == ("loss", "smoothed_loss", "memorization_rate")
+    assert (ranking.memorized_data, ranking.meta_lr) == ("current", 0.02)
+    pointwise = DenoiserConfig().settled(pointwise=True)
+    assert pointwise.weight_inputs == ("loss",)
+    assert (pointwise.memorized_data, pointwise.meta_lr) == ("switch", 0.005)
+
+
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_what_was_chosen_stays_chosen(pointwise):
+    config = DenoiserConfig(weight_inputs=("observed",), memorized_data="switch", meta_lr=0.1)
+    assert config.settled(pointwise=pointwise) == config
 
 
 # ------------------------------------------------------------------ as a dict

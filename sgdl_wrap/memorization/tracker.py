@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,20 +81,23 @@ class MemorizationTracker:
             share = self.config.loss_smoothing
             self.smoothed[ids] = smoothed(self.smoothed[ids], losses.astype(np.float32), share)
 
-    def features(self, ids: np.ndarray, losses: Tensor) -> Tensor:
+    def features(self, ids: np.ndarray, losses: Tensor, names: Sequence[str]) -> Tensor:
         """What g reads of each sample, (B, F) on the device of `losses`, without graph.
+
+        Args:
+            ids: (B,) int64; -1 where unobserved or unknown.
+            losses: of this visit, (B,).
+            names: which, as `weight_inputs` names them; smoothed losses must have begun.
 
         The smoothed loss is the one that :meth:`record` writes down of this visit. Unobserved
         samples (id -1) have no history: their smoothed loss is the loss itself and their
         memorization rate 0.
         """
         losses = losses.detach()
-        if self.config.weight_inputs == ("loss",):
-            return losses[:, None]
         known = ids >= 0
         places = ids[known]
         columns, share = [], self.config.loss_smoothing
-        for name in self.config.weight_inputs:
+        for name in names:
             if name == "loss":
                 columns.append(losses)
                 continue

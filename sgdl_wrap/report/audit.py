@@ -143,7 +143,8 @@ def _weights(
     kind = g.output.weight
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
-        features = tracker.features(ids[some], torch.from_numpy(tracker.losses[some]))
+        losses = torch.from_numpy(tracker.losses[some])
+        features = tracker.features(ids[some], losses, guided.config.weight_inputs)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()
     return found

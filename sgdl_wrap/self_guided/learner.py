@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
 from sgdl_wrap.self_guided.tables import Lookup, RowUpdate
-from sgdl_wrap.self_guided.weighting import WeightingFunction, normalized
+from sgdl_wrap.self_guided.weighting import WeightingFunction, before_division, mean_weight
 
 _REMEDY = (
     "Lower assumed_lr, meta_lr or the learning rate, or look for sqrt(0), log(0) and 0/0 in "
@@ -68,6 +68,7 @@ class SelfGuidedLearner:
     ) -> None:
         self.config = config
         self._ranks = ranks
+        self._divides = config.weight_normalization == "mean"
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         kind = {"generator": self.generator, "device": device, "dtype": dtype}
         self.weighting = WeightingFunction(
@@ -76,14 +77,17 @@ class SelfGuidedLearner:
         self.selector = GuidanceSelector(
             memorized, config, generator=self.generator, device=device, dtype=dtype, ranks=ranks
         )
-        learned: list[tuple[nn.Module, float]] = [(self.weighting, config.meta_lr)]
+        meta_lr = cast(float, config.meta_lr)  # settled
+        learned: list[tuple[nn.Module, float]] = [(self.weighting, meta_lr)]
         if self.selector.network is not None:
             learned.append((self.selector.network, config.denoising_scheduler_lr))
         self.optimizer = adam(*learned)
 
-    def weights(self, features: Tensor) -> Tensor:
-        """g(x; ψ) with its graph, normalised as configured, (B,)."""
-        return normalized(self.weighting(features), self.config.weight_normalization)
+    def weights(self, features: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """g(x; ψ), normalised as configured over the batches of the ranks, (B,), without graph."""
+        with torch.no_grad():
+            weights: Tensor = self.weighting(features)
+        return weights / mean_weight(weights, ranks) if self._divides else weights
 
     def learn(
         self,
@@ -113,8 +117,10 @@ class SelfGuidedLearner:
         Source: Eq. 7, 8, 10, 11, 12, 16.
         """
         theta = lookahead.parameters
-        weights = self.weights(features)
-        vector = weights.detach().to(losses.dtype).requires_grad_()
+        raw = self.weighting(features)
+        mean = mean_weight(raw, self._ranks) if self._divides else None
+        weights = raw.detach() if mean is None else raw.detach() / mean
+        vector = weights.to(losses.dtype, copy=True).requires_grad_()
         cosines = self.config.similarity == "paper" and self.selector.factors is not None
         if cosines or lookups is None or self._ranks.several:  # which need all of θ̂
             lookups = {}
@@ -136,11 +142,10 @@ class SelfGuidedLearner:
         self._ranks.sum_(direction)
         products = gradient_products(ascent, vector, direction)
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
-        gradients = list(
-            torch.autograd.grad(
-                weights, list(self.weighting.parameters()), (-scale * products).to(weights.dtype)
-            )
-        )
+        pull = (-scale * products).to(weights.dtype)
+        if mean is not None:
+            pull = before_division(pull, weights, mean, self._ranks)
+        gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
         check_finite(

@@ -20,6 +20,8 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
 
+_SETTLED = ("weight_inputs", "memorized_data", "meta_lr")  # what may be left to the kind of loss
+
 
 class SelfGuidedPhase:
     """Everything that lives from the memorization point on.
@@ -27,8 +29,8 @@ class SelfGuidedPhase:
     Args:
         memorized: M at the switch, sorted interaction ids, (|M|,) int64.
         n_interactions: N.
-        config: the variants; without `denoising_learning` nothing is learned and M alone is
-            trained on (Table 3, w/o DLS).
+        config: the variants, settled; without `denoising_learning` nothing is learned and M alone
+            is trained on (Table 3, w/o DLS).
         device, dtype: of ψ and φ.
         ranks: those that learn ψ and φ together.
     """
@@ -78,20 +80,24 @@ class SelfGuidedPhase:
         return self.learner is not None and self._steps % self.config.guidance_interval == 0
 
     def weights(
-        self, features: Callable[[], Tensor], samples: Callable[[], Samples]
+        self,
+        features: Callable[[], Tensor],
+        samples: Callable[[], Samples],
+        *,
+        alone: bool = False,
     ) -> Tensor:
         """w_k by the ψ of now, detached, (B,); w/o DLS, 1 for M and for negatives, else 0.
 
         Args:
             features: gives what g reads of the samples, (B, F); called where it is needed.
             samples: gives which pairs they are; called where it is needed.
+            alone: whether other ranks are not asked: their batches do not count.
         """
         if self.learner is None:
             which = samples()
             kept = torch.from_numpy(self.is_memorized(which.ids) | ~which.observed)
             return kept.to(device=self._device, dtype=self.dtype)
-        with torch.no_grad():
-            return self.learner.weights(features().to(self.dtype))
+        return self.learner.weights(features().to(self.dtype), ALONE if alone else self._ranks)
 
     def guide(
         self,
@@ -180,7 +186,9 @@ class SelfGuidedPhase:
                 "rows": self._guidance.rows,
                 "ids": torch.from_numpy(self._guidance.ids),
             }
+        settled = self.config.as_dict()
         return {
+            "settled": {name: settled[name] for name in _SETTLED},
             "memorized": torch.from_numpy(self.memorized.copy()),
             "learner": None if self.learner is None else self.learner.state_dict(),
             "guidance": guidance,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.distributed.ranks import Ranks
+
 
 class WeightingFunction(nn.Module):
     """w = sigmoid(W2 relu(W1 x + b1) + b2), one hidden layer (Sec. 3.2.1; Meta-Weight-Net).
@@ -36,11 +38,25 @@ class WeightingFunction(nn.Module):
         return weights
 
 
-def normalized(weights: Tensor, normalization: str) -> Tensor:
-    """The weights as they are ("none"), or divided by their mean over the batch ("mean")."""
-    if normalization == "none":
-        return weights
-    return weights / weights.mean().clamp_min(torch.finfo(weights.dtype).tiny)
+def mean_weight(weights: Tensor, ranks: Ranks) -> Tensor:
+    """What `weight_normalization="mean"` divides by: (1/B) Σ_k w_k, of several ranks the mean of
+    theirs, as the loss is; a scalar > 0, without graph."""
+    mean = weights.detach().mean() / ranks.size
+    ranks.sum_([mean])
+    return mean.clamp_min(torch.finfo(mean.dtype).tiny)
+
+
+def before_division(gradient: Tensor, weights: Tensor, mean: Tensor, ranks: Ranks) -> Tensor:
+    """df/dg_k of f(w) with w_k = g_k / mean(g): (df/dw_k - (1/B) Σ_j w_j df/dw_j) / mean(g).
+
+    Args:
+        gradient: df/dw, (B,).
+        weights: w, (B,), divided.
+        mean: as :func:`mean_weight` gave it, (); B samples on each of the ranks.
+    """
+    overall = (gradient * weights).sum()
+    ranks.sum_([overall])
+    return (gradient - overall / (ranks.size * len(weights))) / mean
 
 
 def linear(

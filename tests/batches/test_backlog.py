@@ -262,8 +262,10 @@ def test_the_smoothed_loss_that_weights_read_is_the_one_written_down(
     read = []
     features = MemorizationTracker.features
 
-    def listening(self: MemorizationTracker, ids: np.ndarray, losses: Tensor) -> Tensor:
-        read.append((ids, features(self, ids, losses)))
+    def listening(
+        self: MemorizationTracker, ids: np.ndarray, losses: Tensor, names: Any
+    ) -> Tensor:
+        read.append((ids, features(self, ids, losses, names)))
         return read[-1][1]
 
     monkeypatch.setattr(MemorizationTracker, "features", listening)

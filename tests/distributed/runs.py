@@ -29,7 +29,13 @@ FOLLOWING: dict[str, dict[str, Any]] = {
     "lstm": {},
     "mlp": {"config": CONFIG.but(denoising_scheduler="mlp")},
     "top_f": {"config": CONFIG.but(denoising_scheduler="top_f")},
-    "cosine": {"config": CONFIG.but(similarity="paper")},
+    "cosine": {  # as the paper has it; a factor that is rounding must not decide
+        "config": CONFIG.but(
+            similarity="paper", memorized_data="switch", weight_inputs=("loss",),
+            weight_normalization="none",
+        )
+    },
+    "weights as they are": {"config": CONFIG.but(weight_normalization="none")},
     "labelled": {"labelled": True},
     "global scaling": {"config": SOON.but(loss_normalization="global")},
     "M of now": {"config": CONFIG.but(memorized_data="current")},

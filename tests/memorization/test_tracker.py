@@ -335,7 +335,7 @@ def test_features_are_the_columns_named_in_their_order(names, kind):
     tracker.record(ids([4, 0]), floats([6.0, 3.0]))
     memorize(tracker, [[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0]])
     losses = torch.tensor(COLUMNS["loss"], dtype=kind, requires_grad=True)
-    found = tracker.features(ids([4, -1, 0, 4, 5]), losses * 1)
+    found = tracker.features(ids([4, -1, 0, 4, 5]), losses * 1, names)
     assert found.shape == (5, len(names))
     assert found.dtype == kind
     assert not found.requires_grad
@@ -345,11 +345,12 @@ def test_features_are_the_columns_named_in_their_order(names, kind):
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_smoothed_feature_is_what_record_writes_down_of_the_visit(kind):
     rng = np.random.default_rng(2)
-    tracker = small(weight_inputs=("loss", "smoothed_loss"), loss_smoothing=0.7)
+    names = ("loss", "smoothed_loss")
+    tracker = small(weight_inputs=names, loss_smoothing=0.7)
     for _ in range(8):
         places = rng.choice(6, size=3, replace=False)
         losses = torch.from_numpy(rng.gamma(1.0, size=3)).to(kind)
-        read = tracker.features(ids([*places, -1]), torch.cat([losses, losses[:1]]))[:, 1]
+        read = tracker.features(ids([*places, -1]), torch.cat([losses, losses[:1]]), names)[:, 1]
         tracker.record(ids(places), losses.double().numpy())
         written = torch.from_numpy(tracker.smoothed[places])
         assert torch.equal(read, torch.cat([written, losses[:1].float()]).to(kind))
@@ -358,14 +359,14 @@ def test_the_smoothed_feature_is_what_record_writes_down_of_the_visit(kind):
 def test_features_write_nothing_down():
     tracker = small(weight_inputs=("loss", "smoothed_loss"))
     losses = torch.tensor([1.0, 2.0])
-    tracker.features(ids([0, -1]), losses).fill_(9)
+    tracker.features(ids([0, -1]), losses, ("loss", "smoothed_loss")).fill_(9)
     assert losses.tolist() == [1.0, 2.0]
     assert np.isnan(tracker.smoothed).all()
 
 
 def test_features_of_unobserved_samples_alone():
     tracker = small(weight_inputs=tuple(COLUMNS))
-    found = tracker.features(ids([-1, -1]), torch.tensor([1.0, 2.0]))
+    found = tracker.features(ids([-1, -1]), torch.tensor([1.0, 2.0]), tuple(COLUMNS))
     assert found.tolist() == [[1.0, 1.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]]
 
 
@@ -453,7 +454,8 @@ def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
     found: list[Any] = []
     for epoch in epochs:
         for places, losses in run.batches[epoch]:
-            found.append(tracker.features(ids(places), torch.from_numpy(losses)).tolist())
+            names = tracker.config.weight_inputs
+            found.append(tracker.features(ids(places), torch.from_numpy(losses), names).tolist())
             tracker.record(ids(places), losses)
         scorer = Scorer(run.scores[epoch])
         findings = tracker.examine(scorer, with_noise_rate=True)

@@ -27,6 +27,7 @@ from tests.models_zoo import (
     make,
     relative_gap,
     seeded,
+    settled,
     snapshot,
     stream_states,
 )
@@ -196,7 +197,7 @@ def test_weighting_gradient_equals_a_full_unroll(
     normalization: str,
     dtype: torch.dtype,
 ) -> None:
-    config = DenoiserConfig(
+    config = settled(
         weight_normalization=normalization, denoising_scheduler=scheduler, gumbel_draws=4
     )
     scene = Scene(make(name, dtype), config)
@@ -216,7 +217,7 @@ def test_weighting_gradient_equals_a_full_unroll(
 def test_weighting_gradient_equals_equation_16_in_a_loop(
     name: str, normalization: str, dtype: torch.dtype
 ) -> None:
-    config = DenoiserConfig(weight_normalization=normalization, gumbel_draws=4)
+    config = settled(weight_normalization=normalization, gumbel_draws=4)
     scene = Scene(make(name, dtype), config)
     step = scene.learn()
     expected = psi_gradient_in_a_loop(scene, step.shares)
@@ -226,7 +227,7 @@ def test_weighting_gradient_equals_equation_16_in_a_loop(
 
 def test_rows_of_a_whole_guidance_batch_are_the_samples_that_guide() -> None:
     case = make("mlp", torch.float64)
-    scene = Scene(case, DenoiserConfig(denoising_scheduler="none"))
+    scene = Scene(case, settled(denoising_scheduler="none"))
     rows = torch.tensor([1, 4, 5])
     scene.guidance = Guidance(case.guidance, rows, scene.ids[:3])
     step = scene.learn()
@@ -236,7 +237,7 @@ def test_rows_of_a_whole_guidance_batch_are_the_samples_that_guide() -> None:
 
 
 def test_psi_takes_one_step_of_adam_with_that_gradient() -> None:
-    scene = Scene(make("neumf", torch.float64), DenoiserConfig(meta_lr=0.02))
+    scene = Scene(make("neumf", torch.float64), settled(meta_lr=0.02))
     step = scene.learn()
     reference = torch.optim.Adam(scene.psi, lr=0.02)
     for parameter, gradient in zip(scene.psi, step.weighting_gradients, strict=True):
@@ -249,7 +250,8 @@ def test_psi_takes_one_step_of_adam_with_that_gradient() -> None:
 
 def test_learning_lowers_the_guidance_loss() -> None:
     scene = Scene(
-        make("mlp", torch.float64), DenoiserConfig(denoising_scheduler="none", meta_lr=0.05)
+        make("mlp", torch.float64),
+        settled(denoising_scheduler="none", meta_lr=0.05, weight_normalization="none"),
     )
     course = [float(scene.learn().guidance_loss) for _ in range(40)]
     assert course[-1] < course[0]
@@ -291,7 +293,7 @@ def first_adam_gradient(optimizer: torch.optim.Optimizer, parameters: list[Any])
 def test_scheduler_gradient_equals_the_reference(
     name: str, scheduler: str, entropy: float, normalization: str, dtype: torch.dtype
 ) -> None:
-    config = DenoiserConfig(
+    config = settled(
         denoising_scheduler=scheduler,
         denoising_scheduler_entropy=entropy,
         denoising_scheduler_hidden=6,
@@ -333,7 +335,7 @@ def test_scheduler_gradient_equals_the_reference(
 
 
 def test_phi_takes_one_step_of_adam_at_its_own_rate_beside_psi() -> None:
-    config = DenoiserConfig(meta_lr=0.02, denoising_scheduler_lr=0.007, gumbel_tau=0.8)
+    config = settled(meta_lr=0.02, denoising_scheduler_lr=0.007, gumbel_tau=0.8)
     scene = Scene(make("neumf", torch.float64), config)
     module = scene.learner.selector.network
     assert module is not None
@@ -352,7 +354,7 @@ def test_phi_takes_one_step_of_adam_at_its_own_rate_beside_psi() -> None:
 
 def test_memorized_negatives_share_equally_and_the_scheduler_divides_the_rest() -> None:
     case = make("mlp", torch.float64)
-    scene = Scene(case, DenoiserConfig(gumbel_draws=16))
+    scene = Scene(case, settled(gumbel_draws=16))
     ids = scene.ids.copy()
     negatives = np.array([0, 3, 4])
     ids[negatives] = -1
@@ -367,7 +369,7 @@ def test_memorized_negatives_share_equally_and_the_scheduler_divides_the_rest() 
 @pytest.mark.parametrize("steps_before", [0, 2], ids=["at rest", "with momentum"])
 def test_guidance_of_negatives_alone_leaves_the_scheduler_as_it_is(steps_before: int) -> None:
     case = make("mlp", torch.float64)
-    scene = Scene(case, DenoiserConfig())
+    scene = Scene(case, settled())
     for _ in range(steps_before):
         scene.learn()
     psi = [p.detach().clone() for p in scene.learner.weighting.parameters()]
@@ -383,7 +385,7 @@ def test_guidance_of_negatives_alone_leaves_the_scheduler_as_it_is(steps_before:
 
 
 def test_the_better_half_of_the_latest_visits_guides_under_top_f() -> None:
-    scene = Scene(make("mlp", torch.float64), DenoiserConfig(denoising_scheduler="top_f"))
+    scene = Scene(make("mlp", torch.float64), settled(denoising_scheduler="top_f"))
     zero = torch.zeros(2, dtype=torch.float64)
     latest = torch.stack([
         scene.visits.get(number, [zero])[-1] for number in scene.ids.tolist()
@@ -398,7 +400,7 @@ def test_the_better_half_of_the_latest_visits_guides_under_top_f() -> None:
 
 def test_paper_similarity_records_the_cosines_of_equation_10() -> None:
     case = make("mlp", torch.float64)
-    scene = Scene(case, DenoiserConfig(similarity="paper", factor_history=1))
+    scene = Scene(case, settled(similarity="paper", factor_history=1))
     theta = case.trainable()
 
     def per_sample() -> tuple[Tensor, list[Tensor]]:
@@ -436,7 +438,7 @@ def test_learning_leaves_everything_of_the_users_as_it_is(name: str, similarity:
     with seeded(4):
         case.loss_fn(case.model, case.batch).sum().backward()
         optimizer.step()  # gradients stay behind, as in a user's loop
-        scene = Scene(case, DenoiserConfig(similarity=similarity))
+        scene = Scene(case, settled(similarity=similarity))
         losses = case.loss_fn(case.model, case.batch)
         before, streams = snapshot(case.model, optimizer), stream_states()
         for _ in range(2):
@@ -450,12 +452,12 @@ def test_learning_leaves_everything_of_the_users_as_it_is(name: str, similarity:
 
 
 def test_the_same_seed_learns_the_same_and_the_state_carries_on() -> None:
-    first = Scene(make("neumf"), DenoiserConfig(gumbel_draws=3))
-    second = Scene(make("neumf"), DenoiserConfig(gumbel_draws=3))
+    first = Scene(make("neumf"), settled(gumbel_draws=3))
+    second = Scene(make("neumf"), settled(gumbel_draws=3))
     first.learn()
     second.learn()
     assert_identical(first.learner.state_dict(), second.learner.state_dict())
-    third = Scene(make("neumf"), DenoiserConfig(gumbel_draws=3))
+    third = Scene(make("neumf"), settled(gumbel_draws=3))
     third.learner.load_state_dict(copy.deepcopy(first.learner.state_dict()))
     first.learn()
     third.learn()
@@ -463,7 +465,7 @@ def test_the_same_seed_learns_the_same_and_the_state_carries_on() -> None:
 
 
 def test_a_state_taken_earlier_does_not_change_by_learning_on() -> None:
-    scene = Scene(make("mlp"), DenoiserConfig())
+    scene = Scene(make("mlp"), settled())
     scene.learn()
     state = scene.learner.state_dict()
     kept = copy.deepcopy(state)
@@ -472,9 +474,9 @@ def test_a_state_taken_earlier_does_not_change_by_learning_on() -> None:
 
 
 def test_two_learners_loaded_from_one_state_do_not_share_it() -> None:
-    first = Scene(make("mlp"), DenoiserConfig())
+    first = Scene(make("mlp"), settled())
     first.learn()
-    second = Scene(make("mlp"), DenoiserConfig())
+    second = Scene(make("mlp"), settled())
     second.learner.load_state_dict(first.learner.state_dict())
     before = copy.deepcopy(first.learner.state_dict())
     second.learn()
@@ -516,7 +518,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         for p, value in zip(model.parameters(), values, strict=True):
             p.data = value.double()
         learner = SelfGuidedLearner(
-            ids, DenoiserConfig(), device=torch.device("cpu"), dtype=torch.float64
+            ids, settled(), device=torch.device("cpu"), dtype=torch.float64
         )
         losses = _pairwise_loss(model, training)
         gradients.append(

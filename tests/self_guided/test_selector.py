@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.self_guided.selector import GuidanceSelector
+from tests.models_zoo import settled
 
 MEMORIZED = np.array([2, 5, 9])
 
 
 def selector(scheduler: str) -> GuidanceSelector:
     return GuidanceSelector(
-        MEMORIZED, DenoiserConfig(denoising_scheduler=scheduler),  # type: ignore[arg-type]
+        MEMORIZED, settled(denoising_scheduler=scheduler),  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(0), device=torch.device("cpu"),
         dtype=torch.float64,
     )  # fmt: skip

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.self_guided.gradients import assumed_update
 from sgdl_wrap.self_guided.learner import MetaStep
 from sgdl_wrap.self_guided.tables import LookupWatch, RowGradient, RowUpdate, known_lookups
@@ -33,6 +32,7 @@ from tests.models_zoo import (
     make,
     relative_gap,
     seeded,
+    settled,
     snapshot,
     tiny_batchnorm,
     tiny_data,
@@ -619,7 +619,7 @@ def assert_same_step(found: MetaStep, expected: MetaStep) -> None:
     assert torch.equal(found.shares, expected.shares)
 
 
-CONFIG = DenoiserConfig(denoising_scheduler="none")  # every guidance sample counts
+CONFIG = settled(denoising_scheduler="none")  # every guidance sample counts
 
 
 # nothing tells before the guidance forward of the first step
@@ -710,7 +710,7 @@ def test_a_mode_of_the_users_around_it_all_counts_once(moves: Moves) -> None:
 
 
 def test_cosines_are_taken_with_all_of_the_parameters(moves: Moves) -> None:
-    config = DenoiserConfig(similarity="paper")
+    config = settled(similarity="paper")
     cut, dense = Scene(odd_case(Odd), config), Scene(odd_case(Odd), config)
     expected = learn(dense, watched=False)
     assert_same_step(learn(cut, watched=True), expected)

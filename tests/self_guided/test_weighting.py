@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from sgdl_wrap.self_guided.weighting import WeightingFunction, draw_xavier_, normalized
+from sgdl_wrap.distributed.ranks import ALONE
+from sgdl_wrap.self_guided.weighting import (
+    WeightingFunction,
+    before_division,
+    draw_xavier_,
+    mean_weight,
+)
 from tests.models_zoo import stream_states
 
 
@@ -62,11 +68,21 @@ def test_xavier_fills_the_whole_range_evenly() -> None:
     assert float(weight.var()) == pytest.approx(bound**2 / 3, rel=0.02)
 
 
-def test_normalized_by_the_mean_averages_one() -> None:
+def test_divided_by_the_mean_weights_average_one() -> None:
     weights = torch.tensor([0.1, 0.2, 0.6])
-    assert normalized(weights, "mean").tolist() == pytest.approx([1 / 3, 2 / 3, 2.0])
-    assert normalized(weights, "none") is weights
+    divided = weights / mean_weight(weights, ALONE)
+    assert divided.tolist() == pytest.approx([1 / 3, 2 / 3, 2.0])
 
 
 def test_weights_that_are_all_zero_stay_finite() -> None:
-    assert normalized(torch.zeros(3), "mean").tolist() == [0.0, 0.0, 0.0]
+    weights = torch.zeros(3)
+    assert (weights / mean_weight(weights, ALONE)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_gradient_before_division_is_autograds() -> None:
+    raw = torch.tensor([0.1, 0.2, 0.6, 0.9], dtype=torch.float64, requires_grad=True)
+    pull = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    (expected,) = torch.autograd.grad((pull * raw / raw.mean()).sum(), raw)
+    mean = mean_weight(raw, ALONE)
+    found = before_division(pull, raw.detach() / mean, mean, ALONE)
+    assert torch.allclose(found, expected, rtol=1e-12, atol=0)
