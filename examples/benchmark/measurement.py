@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from examples.benchmark.memory import peak_mib
 from examples.benchmark.naive import sample_gradient_ms
@@ -22,7 +23,7 @@ from examples.benchmark.variants import (
     watch_epoch,
 )
 from examples.benchmark.workload import Workload
-from sgdl_wrap import DenoiserError, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, DenoiserError, SelfGuidedDenoiser
 
 VISITS = 6  # rounds of the pool before measuring: optimizers and guidance have their state by then
 MEMORY_VARIANTS = ("phase1", "lstm", "fast")
@@ -38,8 +39,8 @@ def measure(workload: Workload, *, threads: int, steps: int) -> dict[str, Any]:
 
     Returns:
         A row as it stands in the JSON: the case, `plain_ms`, under `steps` each variant's median,
-        quartiles and ratio, under `end_of_epoch` that of Phase I, under `loop` the loop of
-        autograd.grad, and under `failed` the variants that raised, with the reason.
+        quartiles and ratio, under `end_of_epoch` that of Phase I and the time of the model's
+        scores alone, under `loop` the loop of autograd.grad, and under `failed` the variants that raised, with the reason.
     """
     case = workload.case
     torch.set_num_threads(threads)
@@ -127,11 +128,32 @@ def _end_of_epoch(
         taken.append(1000 * (time.perf_counter() - start))
     spread = Spread.of(taken)
     epoch_ms = workload.steps_per_epoch * plain.median
+    scores = Spread.of([_scores_ms(workload, denoiser.model) for _ in range(times)])
     return {
         "ms": asdict(spread),
+        "scores_ms": asdict(scores),
         "plain_epoch_ms": epoch_ms,
         "ratio": spread.median / epoch_ms,
     }
+
+
+def _scores_ms(workload: Workload, model: nn.Module) -> float:
+    """What the model takes for two pairs an interaction: the part of an end of epoch that is its.
+
+    Users in order and in the chunks of the default settings; which items does not matter.
+    """
+    users = workload.users.repeat_interleave(2).sort().values
+    items = torch.stack([workload.items, workload.items.flip(0)], dim=1).flatten()
+    chunk = DenoiserConfig().ranking_chunk
+    training = model.training
+    model.eval()
+    start = time.perf_counter()
+    with torch.no_grad():
+        for some in zip(users.split(chunk), items.split(chunk), strict=True):
+            model(*some)
+    taken = time.perf_counter() - start
+    model.train(training)
+    return 1000 * taken
 
 
 def _loop(workload: Workload, plain_ms: float) -> dict[str, Any]:
