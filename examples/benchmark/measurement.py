@@ -40,7 +40,8 @@ def measure(workload: Workload, *, threads: int, steps: int) -> dict[str, Any]:
     Returns:
         A row as it stands in the JSON: the case, `plain_ms`, under `steps` each variant's median,
         quartiles and ratio, under `end_of_epoch` that of Phase I and the time of the model's
-        scores alone, under `loop` the loop of autograd.grad, and under `failed` the variants that raised, with the reason.
+        scores alone, under `loop` the loop of autograd.grad, and under `failed` the variants that
+        raised, with the reason.
     """
     case = workload.case
     torch.set_num_threads(threads)
@@ -149,8 +150,8 @@ def _scores_ms(workload: Workload, model: nn.Module) -> float:
     model.eval()
     start = time.perf_counter()
     with torch.no_grad():
-        for some in zip(users.split(chunk), items.split(chunk), strict=True):
-            model(*some)
+        for first in range(0, len(users), chunk):
+            model(users[first : first + chunk], items[first : first + chunk])
     taken = time.perf_counter() - start
     model.train(training)
     return 1000 * taken
