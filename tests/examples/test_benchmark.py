@@ -41,6 +41,7 @@ def test_writes_every_column_to_json_and_markdown(
         assert 0 < entry["ms"]["lower"] <= entry["ms"]["median"] <= entry["ms"]["upper"]
         assert entry["ratio"] == entry["ms"]["median"] / entry["plain_ms"]["median"] > 0
     assert row["end_of_epoch"]["ratio"] > 0
+    assert row["end_of_epoch"]["scores_ms"]["median"] > 0
     assert row["loop"]["ratio"] > 1
     assert row["memory_mib"]["plain"] > 0
     # Phase I and Phase II at least: `fast` where there is that preset
