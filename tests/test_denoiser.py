@@ -647,3 +647,12 @@ def test_weighted_loss_and_step_do_the_same_in_phase_two() -> None:
         outcomes.append((snapshot(model)["parameters"], records))
     assert_identical(outcomes[1][0], outcomes[0][0])
     assert outcomes[1][1] == outcomes[0][1]
+
+
+def test_the_history_is_a_table_in_one_line() -> None:
+    pandas = pytest.importorskip("pandas")
+    denoiser = build()
+    train(denoiser, epochs=3)
+    table = pandas.DataFrame(denoiser.history)
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["phase"].tolist() == [record.phase for record in denoiser.history]
