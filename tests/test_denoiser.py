@@ -495,7 +495,7 @@ def test_guidance_holds_negatives_only_where_asked_for(labels: str) -> None:
     negatives = 0
     for batch in labelled_epoch(DATA, 4):
         denoiser.before_step(batch)
-        ids = denoiser._self_guided._guidance.ids
+        ids = denoiser._epochs.self_guided._guidance.ids
         negatives += int((ids < 0).sum())
         assert int((ids >= 0).sum()) > 0
         denoiser.step(batch)

@@ -358,9 +358,10 @@ def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
         scene.model, scene.optimizer, bpr_loss, interactions=DATA.tensors(),
         n_items=DATA.n_items, config=scene.denoiser.config,
     )  # fmt: skip
-    for step in (scene.denoiser._backlog._steps[0], scene.denoiser._backlog._steps[2]):
-        expected._backlog.add(step)
-    expected._epoch.batches = 3
+    first, _, third = scene.denoiser._epochs.backlog._steps
+    for step in (first, third):
+        expected._epochs.backlog.add(step)
+    expected._epochs.progress.batches = 3
     if call == "before_step":
         monkeypatch.setattr("sgdl_wrap.batches.backlog.CAPACITY", 150)
         with scene.refused(error, named):

@@ -78,7 +78,7 @@ class Scene:
         return self.denoiser.step(batch, **more)
 
     def spoil_psi(self) -> None:
-        self_guided = self.denoiser._self_guided
+        self_guided = self.denoiser._epochs.self_guided
         assert self_guided is not None
         assert self_guided.learner is not None
         with torch.no_grad():

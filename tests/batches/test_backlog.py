@@ -195,7 +195,7 @@ def test_what_is_written_down_is_each_step_in_its_order(capacity: int, seeds: li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "CAPACITY", capacity)
         run = Run(config)
-        run.denoiser._explicit_epochs = True  # one epoch, however long
+        run.denoiser._epochs._ended_by_calls = True  # one epoch, however long
         for seed in seeds:
             run.act("step", seed)
         state = run.denoiser.state_dict()
@@ -312,7 +312,7 @@ def test_a_step_keeps_its_losses_alone_and_not_what_they_were_a_part_of() -> Non
     batch = triple_epoch(DATA, 0)[0]
     denoiser.before_step(batch)
     denoiser.step(batch)
-    (step,) = denoiser._backlog.take()
+    (step,) = denoiser._epochs.backlog.take()
     assert step.losses.untyped_storage().nbytes() == 4 * len(batch[0])
     assert not step.losses.requires_grad
 

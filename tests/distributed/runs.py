@@ -146,7 +146,7 @@ class Run:
         ]
 
     def _part(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        guided = self.denoiser._self_guided
+        guided = self.denoiser._epochs.self_guided
         if self.memorized_first and guided is not None:
             ids = self.data.ids(batch[0], batch[1]).numpy()
             order = torch.from_numpy(np.argsort(~guided.is_memorized(ids), kind="stable"))

@@ -98,7 +98,7 @@ def test_a_loss_that_was_not_seen_is_ranked_last() -> None:
 
 def test_noise_posterior_is_bayes_rule_on_the_scaled_losses() -> None:
     denoiser = trained(config=WATCHING, epochs=2)
-    mixture = denoiser._tracker.mixture
+    mixture = denoiser._epochs.tracker.mixture
     assert mixture is not None
     for row in denoiser.report().rows:
         clean, noisy = (
@@ -155,7 +155,7 @@ def test_memorized_are_those_that_guide() -> None:
 
 def test_memorization_rates_are_those_of_equation_1() -> None:
     denoiser = trained(config=WATCHING, epochs=4)
-    counts = denoiser._tracker.buffer.counts().tolist()
+    counts = denoiser._epochs.tracker.buffer.counts().tolist()
     rows = by_pair(denoiser.report())
     for k in range(N):
         pair = int(denoiser.interactions.users[k]), int(denoiser.interactions.items[k])

@@ -1,0 +1,247 @@
+"""Where training stands: its phase, the epoch under way, and those before."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from sgdl_wrap.batches.backlog import Backlog
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.ranks import Ranks
+from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
+from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
+from sgdl_wrap.progress import ProgressLog
+from sgdl_wrap.random_streams import foreign_streams_kept
+from sgdl_wrap.records import EpochProgress, EpochRecord
+from sgdl_wrap.self_guided.phase import SelfGuidedPhase
+from sgdl_wrap.state import broken_state_refused
+from sgdl_wrap.user_code import UserCode
+
+logger = logging.getLogger("sgdl_wrap")
+
+
+class Epochs:
+    """Phase I and II, epoch by epoch: what is watched, and what each epoch's end decides.
+
+    Args:
+        interactions: D.
+        config: the method's choices.
+        ranks: the processes that train together.
+        user: the model and its scores.
+
+    Attributes:
+        tracker: what is known of each interaction, but for the steps in `backlog`.
+        backlog: steps that are not yet written down.
+        self_guided: Phase II, from the memorization point on.
+        progress: the epoch under way.
+        history: one record an epoch.
+    """
+
+    def __init__(
+        self, interactions: Interactions, config: DenoiserConfig, ranks: Ranks, user: UserCode
+    ) -> None:
+        self._interactions = interactions
+        self._config = config
+        self._ranks = ranks
+        self._user = user
+        self._total = ranks.total(len(interactions))
+        self._detector = TransitionDetector(config.noise_rate_shift, config.switch_timeout)
+        self.tracker = MemorizationTracker(interactions, config, ranks)
+        self.backlog = Backlog()
+        self.self_guided: SelfGuidedPhase | None = None
+        self.progress = self._new_progress()
+        self.history: list[EpochRecord] = []
+        self._ended_by_calls = False
+
+    @property
+    def phase(self) -> Phase:
+        """Phase.MEMORIZATION, then Phase.SELF_GUIDED."""
+        return Phase.MEMORIZATION if self.self_guided is None else Phase.SELF_GUIDED
+
+    @property
+    def memorization_point(self) -> int | None:
+        """t_m: the epoch, counted from 1, at whose end Phase II began; None before."""
+        if self.self_guided is None:
+            return None
+        return sum(record.phase is Phase.MEMORIZATION for record in self.history)
+
+    @property
+    def noise_rate(self) -> float | None:
+        """σ̂ of the last epoch of Phase I; None before the first estimate."""
+        if self._config.noise_rate is not None:
+            return self._config.noise_rate
+        return None if self.tracker.mixture is None else self.tracker.mixture.value
+
+    def where(self) -> str:
+        """Names the batch in hand in messages."""
+        batch = self.progress.batches + self.progress.skipped + 1
+        return f"batch {batch} of epoch {len(self.history) + 1}"
+
+    def write_down(self) -> None:
+        """Notes the steps of the backlog.
+
+        Raises:
+            BatchError, InteractionsError: batches whose pairs are unknown.
+        """
+        self.backlog.write_down(self._interactions, self.tracker, self.progress)
+
+    # ------------------------------------------------------------------ ends
+
+    def end(self) -> EpochRecord:
+        """Ends the epoch by a call; from the first one on, epochs end by calls alone.
+
+        Raises:
+            NoiseRateError, ScoreError, SwitchError, OrderError, BatchError, InteractionsError: as
+                :meth:`SelfGuidedDenoiser.end_epoch`.
+        """
+        self._ended_by_calls = True
+        with self._ranks.together():
+            self.write_down()
+        if not self._ranks.any(self.progress.samples > 0):
+            if self.history:
+                return self.history[-1]
+            raise OrderError(
+                "Expected end_epoch after some batches, got none. "
+                "Call before_step and step on each batch of the loader."
+            )
+        return self._end()
+
+    def end_if_full(self) -> None:
+        """Ends the epoch if as many observed samples have passed as pairs were handed over."""
+        # the backlog may hold negatives too, but no more observed samples than this
+        most = self.progress.observed + self.backlog.samples
+        if self._ended_by_calls or most < self.progress.ends_at:
+            return
+        self.write_down()
+        if self.progress.observed < self.progress.ends_at:
+            return
+        self._ranks.refuse_own_epoch_end()
+        # should the end fail, its error comes once, and the next try an epoch later
+        self.progress.ends_at += self._interactions.rows
+        self._end()
+
+    def _end(self) -> EpochRecord:
+        phase = self.phase
+        with foreign_streams_kept():  # scikit-learn draws from them when it is first imported
+            findings = self.tracker.examine(
+                self._user.score,
+                with_noise_rate=phase is Phase.MEMORIZATION,
+                progress=ProgressLog("ranked", "interactions"),
+            )
+        memorized = self.tracker.commit(findings)
+        noise_rate = self.noise_rate
+        epoch = self.progress
+        samples, observed, loss_sum, weight_sum = self._ranks.sums(
+            epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
+        )
+        record = EpochRecord(
+            epoch=len(self.history) + 1,
+            phase=phase,
+            memorized_ratio=memorized / self._total,
+            clean_ratio=None if noise_rate is None else self._detector.clean_ratio(noise_rate),
+            noise_rate=noise_rate,
+            loss=loss_sum / samples,
+            mean_weight=weight_sum / samples,
+            seconds=epoch.seconds(),
+            skipped=epoch.skipped,
+        )
+        self.history.append(record)
+        self.progress = self._new_progress()
+        logger.info("%s", record)
+        if (
+            self.self_guided is not None
+            and self.self_guided.config.memorized_data == "current"
+        ):
+            self.self_guided.follow(self.tracker.memorized_ids())
+        if phase is Phase.MEMORIZATION and noise_rate is not None and not self._config.audit_only:
+            self._decide(record, memorized, noise_rate, pointwise=observed < samples)
+        return record
+
+    def _decide(
+        self, record: EpochRecord, memorized: int, noise_rate: float, *, pointwise: bool
+    ) -> None:
+        """Begins Phase II where Eq. 3 holds, or the time is out."""
+        verdict = self._detector.decide(
+            epoch=record.epoch,
+            memorized=memorized,
+            total=self._total,
+            noise_rate=noise_rate,
+        )
+        if verdict is Verdict.STAY:
+            return
+        if verdict is Verdict.TIMED_OUT:
+            if memorized == 0:
+                raise SwitchError(
+                    f"Expected memorized interactions at the forced switch after epoch "
+                    f"{record.epoch}, got none. Raise switch_timeout above history_length / 2 = "
+                    f"{self._config.history_length / 2:g} epochs, or train at a higher rate."
+                )
+            warnings.warn(
+                f"Expected the memorized ratio to reach the clean ratio within "
+                f"{self._config.switch_timeout} epochs, got {record.memorized_ratio:.3f} of "
+                f"{record.clean_ratio:.3f}. Phase II begins by time-out.",
+                DenoiserWarning,
+                stacklevel=5,
+            )
+        self.self_guided = self._new_phase(
+            self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise)
+        )
+        self.tracker.begin_smoothing()
+        logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
+
+    def _new_phase(self, memorized: np.ndarray, config: DenoiserConfig) -> SelfGuidedPhase:
+        return SelfGuidedPhase(
+            memorized,
+            len(self._interactions),
+            config,
+            device=self._user.device,
+            dtype=torch.promote_types(next(self._user.model.parameters()).dtype, torch.float32),
+            ranks=self._ranks,
+        )
+
+    def _new_progress(self) -> EpochProgress:
+        # several ranks end epochs by calls alone, and wait two passes for one
+        return EpochProgress(self._interactions.rows * (2 if self._ranks.several else 1))
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, in tensors and plain values; the backlog must be written down."""
+        return {
+            "history": [record.as_dict() for record in self.history],
+            "tracker": self.tracker.state_dict(),
+            "self_guided": None if self.self_guided is None else self.self_guided.state_dict(),
+            "epoch": self.progress.state_dict(),
+            "explicit_epochs": self._ended_by_calls,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave, and what the user's code drew then.
+
+        Raises:
+            StateError: something is missing or of another shape; nothing was changed.
+        """
+        with broken_state_refused():  # all is built before any of it is taken
+            tracker = MemorizationTracker(self._interactions, self._config, self._ranks)
+            tracker.load_state_dict(state["tracker"])
+            self_guided = None
+            if state["self_guided"] is not None:
+                guided = state["self_guided"]
+                self_guided = self._new_phase(
+                    guided["memorized"].cpu().numpy(),
+                    self._config.but(**guided["settled"]),
+                )
+                self_guided.load_state_dict(guided)
+            history = [EpochRecord.from_dict(values) for values in state["history"]]
+            progress = EpochProgress.from_state(state["epoch"])
+            ended_by_calls = bool(state["explicit_epochs"])
+            self._user.load_state_dict(state["user"])
+        self.tracker, self.self_guided, self.history = tracker, self_guided, history
+        self.progress, self._ended_by_calls = progress, ended_by_calls
+        self.backlog = Backlog()

@@ -1,0 +1,261 @@
+"""One batch's way through a training step: read, guided, weighted, its gradients looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sgdl_wrap.batches.backlog import Step
+from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
+from sgdl_wrap.batches.samples import Samples, identified, identified_some
+from sgdl_wrap.checks import check_optimizers
+from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.distributed.layout import check_own_pairs
+from sgdl_wrap.distributed.ranks import Ranks
+from sgdl_wrap.epochs import Epochs
+from sgdl_wrap.errors import NonFiniteError, OrderError
+from sgdl_wrap.finite import check_finite
+from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.self_guided.phase import SelfGuidedPhase
+from sgdl_wrap.self_guided.tables import Lookup
+from sgdl_wrap.user_code import UserCode
+
+_GRADIENT_REMEDY = (
+    "Lower the learning rate, clip gradients (weighted_loss), or look for sqrt(0), log(0) and 0/0 "
+    "in loss_fn."
+)
+
+
+@dataclass
+class Pending:
+    """A batch between before_step and step."""
+
+    batch: Any
+    pairs: Pairs
+    losses: Tensor | None = None  # with graph; Phase II computes them in before_step
+    weights: Tensor | None = None
+    versions: tuple[int, ...] = ()
+    error: NonFiniteError | None = None  # to be left out at step
+
+
+class Passage:
+    """Takes batches from before_step to step, one at a time.
+
+    Args:
+        user: model, loss and scores.
+        optimizers: the user's.
+        interactions: D.
+        pair_fn: reads a batch's pairs; None knows the common layouts.
+        config: the method's choices.
+        ranks: the processes that train together.
+        epochs: where training stands; steps that are done go to its backlog.
+
+    Attributes:
+        pending: the batch in hand.
+    """
+
+    def __init__(
+        self,
+        user: UserCode,
+        optimizers: Sequence[Optimizer],
+        *,
+        interactions: Interactions,
+        pair_fn: PairFn | None,
+        config: DenoiserConfig,
+        ranks: Ranks,
+        epochs: Epochs,
+    ) -> None:
+        self._user = user
+        self._optimizers = optimizers
+        self._interactions = interactions
+        self._read_pairs = PairReader(pair_fn)
+        self._config = config
+        self._ranks = ranks
+        self._epochs = epochs
+        self.pending: Pending | None = None
+
+    def begin(self, batch: Any) -> None:
+        """Reads a batch; in Phase II also guides it.
+
+        Raises:
+            BatchError, InteractionsError, LossError, NonFiniteError: as
+                :meth:`SelfGuidedDenoiser.before_step`.
+        """
+        pending = Pending(batch, self._read_pairs(batch))
+        try:
+            lookahead = self._prepare(batch, pending.pairs)
+            if self._epochs.self_guided is not None:
+                self._guide(pending, self._epochs.self_guided, lookahead)
+        except NonFiniteError as error:
+            if self._config.on_nonfinite == "raise":
+                raise
+            pending.error = error
+        self.pending = pending
+
+    def try_out(self, batch: Any) -> None:
+        """Tries the loss on a batch, as the first one of training would."""
+        self._prepare(batch, self._read_pairs(batch))
+
+    def weights_now(self, batch: Any) -> Tensor:
+        """Weights of a batch's samples in evaluation mode, (B,), without graph; 1 in Phase I."""
+        if self._epochs.self_guided is None:
+            return torch.ones_like(self._user.losses_aside(batch, None))
+        pairs = self._read_pairs(batch)
+        losses = self._user.losses_aside(batch, len(pairs))
+        weights = self._weights(
+            self._epochs.self_guided, pairs, losses, "this batch", alone=True
+        )
+        return weights.to(losses.dtype)
+
+    def objective(self, batch: Any) -> tuple[Tensor, Step]:
+        """The weighted loss with its graph, and what is to be noted if all goes well.
+
+        Raises:
+            OrderError, LossError, NonFiniteError: as :meth:`SelfGuidedDenoiser.step`.
+        """
+        pending = self.pending
+        if pending is None:
+            raise OrderError(
+                "Expected before_step(batch) before step(batch), got step alone. "
+                "Call before_step on each batch first."
+            )
+        if pending.batch is not batch:
+            raise OrderError(
+                "Expected step on the batch that before_step was called with, got another. "
+                "Pass the same object to both."
+            )
+        self.pending = None  # an error below leaves no half-done batch behind
+        if pending.error is not None:
+            raise pending.error
+        where = self._epochs.where()
+        losses, weights = pending.losses, pending.weights
+        if losses is None or weights is None:  # Phase I
+            losses, objective = self._user.losses(batch, len(pending.pairs), where)
+        else:
+            lookahead = self._user.lookahead
+            if lookahead is not None and _versions(lookahead) != pending.versions:
+                raise OrderError(
+                    "Expected unchanged parameters between before_step and step, got them "
+                    "changed. Call before_step right before step."
+                )
+            objective = (weights.to(losses.dtype) * losses).mean()
+        # copies, as losses may be a view of something large
+        kept = losses.detach().clone()
+        return objective, Step(where, pending.pairs.kept(), kept, weights)
+
+    def note(self, step: Step) -> None:
+        """Keeps what a step that was done has shown."""
+        self._epochs.backlog.add(step)
+        self._epochs.progress.batches += 1
+
+    def check_step(self, step: Step, *, gradients_too: bool) -> None:
+        """Looks at the weights and at the gradients, which are dropped if they are not finite.
+
+        Raises:
+            NonFiniteError: NaN or Inf in them.
+        """
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"]] if gradients_too else []
+        try:
+            check_finite(
+                {"weights by ψ": [step.weights], "gradients of the model": gradients},
+                step.where, _GRADIENT_REMEDY,
+            )
+        except NonFiniteError:
+            for optimizer in self._optimizers:
+                optimizer.zero_grad()
+            raise
+
+    def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead:
+        """What is tried at the first batch, and again when the model has changed."""
+        lookahead = self._user.lookahead
+        if lookahead is None or self._user.sliceable is None:
+            samples = identified_some(pairs, self._interactions, self._epochs.where())
+            check_own_pairs(self._ranks, samples, self._epochs.where())
+            return self._user.prepare(batch, len(pairs))
+        if self._epochs.self_guided is not None and not lookahead.is_current():
+            check_optimizers(self._user.modules, self._optimizers)
+            return self._user.renew(batch, len(pairs))
+        return lookahead
+
+    def _guide(
+        self, pending: Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
+    ) -> None:
+        """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
+        pairs, where = pending.pairs, self._epochs.where()
+        watching: AbstractContextManager[dict[int, list[Lookup]]] = nullcontext({})
+        if self_guided.learns_next:
+            lookahead.follow()
+            watching = lookahead.watching()
+        with torch.enable_grad():
+            with watching as lookups:
+                losses, _ = self._user.losses(pending.batch, len(pairs), where)
+            self_guided.guide(
+                pending.batch, losses, lookups,
+                features=lambda: self._features(self_guided, pairs, losses),
+                samples=lambda: identified_some(pairs, self._interactions, where),
+                lookahead=lookahead,
+                streams=self._user.streams,
+                assumed_lr=self._assumed_lr(),
+                outside_list=self._outside_list,
+                sliceable=bool(self._user.sliceable),
+                where=where,
+            )
+        pending.losses = losses
+        pending.weights = self._weights(self_guided, pairs, losses, where)
+        pending.versions = _versions(lookahead)
+
+    def _features(
+        self, self_guided: SelfGuidedPhase, pairs: Pairs, losses: Tensor
+    ) -> Tensor:
+        """What g reads of a batch's samples, (B, F)."""
+        inputs = self_guided.config.weight_inputs
+        if inputs == ("loss",):
+            return losses.detach()[:, None]
+        self._epochs.write_down()  # what g reads of the past is all of it
+        return self._epochs.tracker.features(self._samples(pairs, "this batch").ids, losses, inputs)
+
+    def _weights(
+        self,
+        self_guided: SelfGuidedPhase,
+        pairs: Pairs,
+        losses: Tensor,
+        where: str,
+        *,
+        alone: bool = False,
+    ) -> Tensor:
+        """The samples' weights by the ψ of now, (B,), without graph."""
+        return self_guided.weights(
+            features=lambda: self._features(self_guided, pairs, losses),
+            samples=lambda: self._samples(pairs, where),
+            alone=alone,
+        )
+
+    def _samples(self, pairs: Pairs, where: str) -> Samples:
+        return identified(pairs, self._interactions, where)
+
+    def _outside_list(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
+        cut = self._epochs.tracker.cut.numpy()
+        cuts = np.where(users < len(cut), cut.take(users, mode="clip"), np.nan)
+        scores = self._user.score(torch.from_numpy(users), torch.from_numpy(items))
+        below: np.ndarray = scores.cpu().float().numpy() < cuts  # never, where there is no cut
+        return below
+
+    def _assumed_lr(self) -> float:
+        if self._config.assumed_lr is not None:
+            return self._config.assumed_lr
+        return float(self._optimizers[0].param_groups[0]["lr"])
+
+
+def _versions(lookahead: Lookahead) -> tuple[int, ...]:
+    """Tells whether a parameter was written to since."""
+    return tuple(p._version for p in lookahead.parameters)
