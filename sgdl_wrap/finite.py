@@ -11,6 +11,7 @@ from torch import Tensor
 from sgdl_wrap.errors import NonFiniteError
 
 
+@torch.no_grad()
 def total(tensors: Iterable[Tensor | None]) -> Tensor | None:
     """The sum of all elements, 0-dim on the first tensor's device: NaN or Inf where one is.
 
@@ -21,13 +22,17 @@ def total(tensors: Iterable[Tensor | None]) -> Tensor | None:
     for tensor in tensors:
         if tensor is None:
             continue
-        values = tensor.detach()
-        if values.layout != torch.strided:
-            values = values.coalesce().values()
+        values = tensor if tensor.layout == torch.strided else tensor.detach().coalesce().values()
+        # half precision soon overflows; for the rest this runs at every step, and does no more
         if values.numel():
-            here = values.sum(dtype=torch.promote_types(values.dtype, torch.float32)).float()
-            found.append(here if not found else here.to(found[0].device))
-    return torch.stack(found).sum() if found else None
+            half = values.itemsize < 4
+            found.append(values.sum(dtype=torch.float32) if half else values.sum())
+    if not found:
+        return None
+    first = found[0]
+    if any(one.dtype != first.dtype or one.device != first.device for one in found[1:]):
+        found = [one.to(first.device).float() for one in found]
+    return torch.stack(found).sum()
 
 
 def check_finite(parts: Mapping[str, Iterable[Tensor | None]], where: str, remedy: str) -> None:

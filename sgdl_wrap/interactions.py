@@ -131,7 +131,10 @@ class Interactions:
             )
         keys = self.keys.numpy()
         queries = users * self.n_items + items
-        places = keys.searchsorted(queries)
+        # sorted queries find their keys near one another, and most of them in the cache
+        order = queries.argsort()
+        places = np.empty_like(order)
+        places[order] = keys.searchsorted(queries.take(order))
         found = keys.take(places, mode="clip") == queries
         if last_item >= self.n_items:  # such an item would alias the next user's first ones
             found &= items < self.n_items

@@ -106,8 +106,9 @@ def refuse_join(model: nn.Module) -> None:
     Raises:
         OrderError: inside the engine's `join()`.
     """
-    config = getattr(model, "_join_config", None)
-    if isinstance(model, DistributedDataParallel) and getattr(config, "enable", False):
+    if not isinstance(model, DistributedDataParallel):  # asked first: a module that lacks an
+        return  # attribute takes longer to say so than a step's own look at its batch
+    if getattr(getattr(model, "_join_config", None), "enable", False):
         raise OrderError(
             "Expected as many batches on every rank, got model.join(), under which ranks that have "
             "run out do not answer the denoiser. Use a DistributedSampler, which fills up, or "
