@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, identified, identified_some
+from sgdl_wrap.batches.samples import Samples, identified, identified_some, refuse_unknown
 from sgdl_wrap.checks import check_optimizers
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -40,6 +40,7 @@ class Pending:
 
     batch: Any
     pairs: Pairs
+    samples: Samples | None = None  # looked up when they are first asked for
     losses: Tensor | None = None  # with graph; Phase II computes them in before_step
     weights: Tensor | None = None
     versions: tuple[int, ...] = ()
@@ -108,10 +109,10 @@ class Passage:
         """Weights of a batch's samples in evaluation mode, (B,), without graph; 1 in Phase I."""
         if self._epochs.self_guided is None:
             return torch.ones_like(self._user.losses_aside(batch, None))
-        pairs = self._read_pairs(batch)
-        losses = self._user.losses_aside(batch, len(pairs))
+        aside = Pending(batch, self._read_pairs(batch))
+        losses = self._user.losses_aside(batch, len(aside.pairs))
         weights = self._weights(
-            self._epochs.self_guided, pairs, losses, "this batch", alone=True
+            self._epochs.self_guided, aside, losses, "this batch", alone=True
         )
         return weights.to(losses.dtype)
 
@@ -149,7 +150,8 @@ class Passage:
             objective = (weights.to(losses.dtype) * losses).mean()
         # copies, as losses may be a view of something large
         kept = losses.detach().clone()
-        return objective, Step(where, pending.pairs.kept(), kept, weights)
+        ids = None if pending.samples is None else pending.samples.ids
+        return objective, Step(where, pending.pairs.kept(), kept, weights, ids)
 
     def note(self, step: Step) -> None:
         """Keeps what a step that was done has shown."""
@@ -190,18 +192,18 @@ class Passage:
         self, pending: Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
     ) -> None:
         """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
-        pairs, where = pending.pairs, self._epochs.where()
+        where = self._epochs.where()
         watching: AbstractContextManager[dict[int, list[Lookup]]] = nullcontext({})
         if self_guided.learns_next:
             lookahead.follow()
             watching = lookahead.watching()
         with torch.enable_grad():
             with watching as lookups:
-                losses, _ = self._user.losses(pending.batch, len(pairs), where)
+                losses, _ = self._user.losses(pending.batch, len(pending.pairs), where)
             self_guided.guide(
                 pending.batch, losses, lookups,
-                features=lambda: self._features(self_guided, pairs, losses),
-                samples=lambda: identified_some(pairs, self._interactions, where),
+                features=lambda: self._features(self_guided, pending, losses, where),
+                samples=lambda: self._samples(pending, where, some=True),
                 lookahead=lookahead,
                 streams=self._user.streams,
                 assumed_lr=self._assumed_lr(),
@@ -210,23 +212,23 @@ class Passage:
                 where=where,
             )
         pending.losses = losses
-        pending.weights = self._weights(self_guided, pairs, losses, where)
+        pending.weights = self._weights(self_guided, pending, losses, where)
         pending.versions = _versions(lookahead)
 
     def _features(
-        self, self_guided: SelfGuidedPhase, pairs: Pairs, losses: Tensor
+        self, self_guided: SelfGuidedPhase, pending: Pending, losses: Tensor, where: str
     ) -> Tensor:
         """What g reads of a batch's samples, (B, F)."""
         inputs = self_guided.config.weight_inputs
         if inputs == ("loss",):
             return losses.detach()[:, None]
         self._epochs.write_down()  # what g reads of the past is all of it
-        return self._epochs.tracker.features(self._samples(pairs, "this batch").ids, losses, inputs)
+        return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
 
     def _weights(
         self,
         self_guided: SelfGuidedPhase,
-        pairs: Pairs,
+        pending: Pending,
         losses: Tensor,
         where: str,
         *,
@@ -234,13 +236,22 @@ class Passage:
     ) -> Tensor:
         """The samples' weights by the ψ of now, (B,), without graph."""
         return self_guided.weights(
-            features=lambda: self._features(self_guided, pairs, losses),
-            samples=lambda: self._samples(pairs, where),
+            features=lambda: self._features(self_guided, pending, losses, where),
+            samples=lambda: self._samples(pending, where),
             alone=alone,
         )
 
-    def _samples(self, pairs: Pairs, where: str) -> Samples:
-        return identified(pairs, self._interactions, where)
+    def _samples(self, pending: Pending, where: str, *, some: bool = False) -> Samples:
+        """Which pairs a batch's samples are, looked up once; with `some`, not without a known one.
+
+        Raises:
+            BatchError, InteractionsError: as :func:`identified_some`.
+        """
+        if pending.samples is None:
+            pending.samples = identified(pending.pairs, self._interactions, where)
+        if some:
+            refuse_unknown(pending.samples, where)
+        return pending.samples
 
     def _outside_list(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""

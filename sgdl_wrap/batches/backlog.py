@@ -32,12 +32,14 @@ class Step:
         pairs: of its samples, copies.
         losses: L(θ), (B,), detached.
         weights: w, (B,), detached; None where all are 1.
+        ids: of the interactions that the pairs are, (B,) int64, where they are looked up already.
     """
 
     where: str
     pairs: Pairs
     losses: Tensor
     weights: Tensor | None
+    ids: np.ndarray | None = None
 
 
 def loss_values(steps: Sequence[Step]) -> np.ndarray:
@@ -116,11 +118,15 @@ def _noted(
     """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
     if not steps:
         return True
-    pairs = Pairs.joined([step.pairs for step in steps])
-    try:
-        ids = identified(pairs, interactions, "a batch").ids
-    except InteractionsError:
-        return False
+    looked_up = [step.ids for step in steps if step.ids is not None]
+    if len(looked_up) == len(steps):
+        ids = np.concatenate(looked_up)
+    else:
+        pairs = Pairs.joined([step.pairs for step in steps])
+        try:
+            ids = identified(pairs, interactions, "a batch").ids
+        except InteractionsError:
+            return False
     starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
     known = ids >= 0
     counts = np.add.reduceat(known, starts, dtype=np.int64)

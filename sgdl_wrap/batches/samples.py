@@ -50,10 +50,19 @@ def identified_some(pairs: Pairs, interactions: Interactions, where: str) -> Sam
         BatchError: none is. InteractionsError: ids out of range.
     """
     samples = identified(pairs, interactions, where)
+    refuse_unknown(samples, where)
+    return samples
+
+
+def refuse_unknown(samples: Samples, where: str) -> None:
+    """Refuses a batch of which no pair is known.
+
+    Raises:
+        BatchError: none is.
+    """
     if samples.ids.max() < 0:
         raise BatchError(
-            f"Expected observed pairs in {where}, got none of its {len(pairs)} samples "
+            f"Expected observed pairs in {where}, got none of its {len(samples.ids)} samples "
             "among the interactions. Pass the training interactions at construction, and "
             "pair_fn=... if the batch's ids are numbered otherwise."
         )
-    return samples
