@@ -10,6 +10,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from types import MethodType
 from typing import Any
 
@@ -99,12 +100,28 @@ class Lookahead:
             _Twin(original, twin, self._all, root=original is wrapped)
             for original, twin in _pairs(wrapped, self._functional)
         ]
+        # each submodule's parameters and children: the model's own dicts, and what they held
+        self._registries: list[dict[str, Any]] = [
+            registry
+            for twin in self._twins
+            for registry in (twin.original._parameters, twin.original._modules)
+        ]
+        self._registered = list(chain.from_iterable(self._registries)), _held(self._registries)
+        self._learned = [p.requires_grad for p in self._all]
         self.follow()
         self.release()
 
     def is_current(self) -> bool:
-        """Whether the model still has the parameters it was built with, frozen or not as then."""
-        return all(twin.is_current() for twin in self._twins)
+        """Whether the model still has the parameters it was built with, frozen or not as then.
+
+        Asked at every step, so of all submodules at once.
+        """
+        names, held = self._registered
+        return (
+            list(chain.from_iterable(self._registries)) == names
+            and all(map(operator.is_, _held(self._registries), held))
+            and [p.requires_grad for p in self._all] == self._learned
+        )
 
     def follow(self) -> None:
         """Notes the original's flags, attributes and hooks as they are now.
@@ -199,11 +216,6 @@ class _Twin:
     ) -> None:
         self.original = original
         self.functional = functional
-        self._owned = [
-            (name, p, p is not None and p.requires_grad)
-            for name, p in original._parameters.items()
-        ]
-        self._children = list(original._modules.values())
         numbers = {id(p): i for i, p in enumerate(parameters)}
         self._slots = [
             (name, numbers[id(p)])
@@ -219,16 +231,6 @@ class _Twin:
         self._own = set(vars(functional)) - set(vars(original)) | _MODULE_ATTRIBUTES | {"forward"}
         self._attributes: dict[str, Any] = {}
         self._seen_versions: dict[str, tuple[int, int, int]] = {}
-
-    def is_current(self) -> bool:
-        """Whether the original has the parameters and children it had, frozen or not as then."""
-        now, children = self.original._parameters, self.original._modules.values()
-        if len(now) != len(self._owned) or len(children) != len(self._children):
-            return False
-        return all(map(operator.is_, children, self._children)) and all(
-            now.get(name) is p and (p is None or p.requires_grad == trainable)
-            for name, p, trainable in self._owned
-        )
 
     def follow(self) -> None:
         """Notes the flag, the hooks and the plain attributes that the original has now."""
@@ -264,6 +266,11 @@ class _Twin:
         copy = buffer.detach().clone()
         self.functional._buffers[name] = copy
         self._seen_versions[name] = (id(buffer), buffer._version, copy._version)
+
+
+def _held(registries: Sequence[dict[str, Any]]) -> list[Any]:
+    """The parameters and children that some submodules have."""
+    return [value for registry in registries for value in registry.values()]
 
 
 def _pairs(original: nn.Module, functional: Any) -> Iterator[tuple[nn.Module, nn.Module]]:
