@@ -231,8 +231,8 @@ class DenoiserConfig:
 
     @classmethod
     def fast(cls) -> DenoiserConfig:
-        """The defaults with ψ and φ learned at every eighth step."""
-        return cls(guidance_interval=8)
+        """The defaults with ψ and φ learned at every twelfth step."""
+        return cls(guidance_interval=12)
 
     def settled(self, *, pointwise: bool) -> DenoiserConfig:
         """With each "auto", and a `meta_lr` of None, replaced by what suits the loss.

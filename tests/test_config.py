@@ -283,4 +283,4 @@ def test_numpy_numbers_become_plain_ones():
 
 
 def test_fast_differs_in_how_often_and_from_how_much_it_learns():
-    assert changed(DenoiserConfig.fast()) == {"guidance_interval": 8}
+    assert changed(DenoiserConfig.fast()) == {"guidance_interval": 12}

@@ -12,8 +12,8 @@ from examples.benchmark.variants import Step
 
 # Steps in a row: a multiple of every guidance_interval, as steps differ within one, and enough
 # for a variant to have its code and data in the processor's cache, as training has.
-CYCLE = 40
-LARGE_CYCLE = 8  # where a step takes so long that the cache does not matter
+CYCLE = 48
+LARGE_CYCLE = 12  # where a step takes so long that the cache does not matter
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from examples.benchmark import measurement
 from examples.benchmark.__main__ import main
 from examples.benchmark.cases import CASES, chosen
 from examples.benchmark.table import COLUMNS, markdown
-from examples.benchmark.timing import CYCLE, Spread, in_turn
+from examples.benchmark.timing import CYCLE, LARGE_CYCLE, Spread, in_turn
 from examples.benchmark.variants import SCHEDULERS, memorizing, self_guided, variant_names
 from examples.benchmark.workload import build
 from sgdl_wrap import DenoiserConfig, Phase
@@ -115,6 +115,7 @@ def test_steps_are_taken_in_turn_on_the_same_batches() -> None:
 @pytest.mark.parametrize("config", [DenoiserConfig(), DenoiserConfig.fast()])
 def test_a_cycle_holds_whole_guidance_intervals(config: DenoiserConfig) -> None:
     assert CYCLE % config.guidance_interval == 0
+    assert LARGE_CYCLE % config.guidance_interval == 0
 
 
 def test_spread_is_median_and_quartiles() -> None:
