@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -168,8 +168,7 @@ class SelfGuidedCallback(Callback):
             )
         self._batch = self._replay = None
         learning = denoiser.phase is Phase.SELF_GUIDED
-        precision: AbstractContextManager[Any] = trainer.precision_plugin.train_step_context()
-        with replay.again(), precision:
+        with replay.again(), _autocast(trainer):
             denoiser.before_step(batch)
             with torch.set_grad_enabled(learning):
                 plain, weighted = denoiser.plain_and_weighted_loss(batch)
@@ -223,7 +222,7 @@ class SelfGuidedCallback(Callback):
 
     def _end_epoch(self, trainer: Trainer) -> None:
         if self.denoiser is not None and self.denoiser.enabled:
-            with trainer.precision_plugin.val_step_context():  # it scores, as a validation does
+            with _autocast(trainer):
                 self.denoiser.end_epoch()
 
 
@@ -253,6 +252,14 @@ def _check_trainer(
             "Expected on_nonfinite='raise', got 'skip': Lightning steps on the loss of "
             "training_step all the same. Return None from training_step to leave out a batch."
         )
+
+
+def _autocast(trainer: Trainer) -> AbstractContextManager[Any]:
+    # the other precisions' contexts change torch's default type, which is not the denoiser's
+    if not trainer.precision.endswith("mixed"):
+        return nullcontext()
+    context: AbstractContextManager[Any] = trainer.precision_plugin.forward_context()
+    return context
 
 
 def _compare(found: float, expected: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,10 +20,10 @@ _COPIED = 65_536  # elements; larger buffers, a graph say, are read as they are
 class Replay:
     """What a step of the user's starts from, so that its loss can be taken once more.
 
-    Inside :meth:`again` torch's global streams (the CPU's, and the GPU's where the module is on
-    one) start where they stood when this was made: dropout masks and negatives drawn by the loss
-    are those of the step. After it they stand where they stood before, and buffers and plain
-    attributes of the module are what they were.
+    Inside :meth:`again` the global random streams (torch's, the GPU's where the module is on one,
+    numpy's and Python's) start where they stood when this was made: dropout masks and negatives
+    drawn by the loss are those of the step. After it they stand where they stood before, and
+    buffers and plain attributes of the module are what they were.
 
     Args:
         module: what the user trains.
@@ -33,6 +35,8 @@ class Replay:
         self._gpus = [device] if device.type == "cuda" else []
         self._cpu = torch.get_rng_state()
         self._gpu = [torch.cuda.get_rng_state(gpu) for gpu in self._gpus]
+        self._numpy = np.random.get_state()  # noqa: NPY002  (the user's global stream)
+        self._python = random.getstate()
 
     @contextmanager
     def again(self) -> Iterator[None]:
@@ -50,6 +54,8 @@ class Replay:
             torch.set_rng_state(self._cpu)
             for gpu, state in zip(self._gpus, self._gpu, strict=True):
                 torch.cuda.set_rng_state(state, gpu)
+            np.random.set_state(self._numpy)  # noqa: NPY002  (the user's global stream)
+            random.setstate(self._python)
             self._copy_small_buffers()
             yield
         written = [name for name, b, version in shared if b._version != version]

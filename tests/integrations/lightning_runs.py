@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -70,6 +69,19 @@ class Regularised(Ranker):
         return 0.01 * self.net.user.weight.square().sum()
 
 
+class Given:
+    """A loader of the batches given; Lightning would take a list of them for several loaders."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
 class Batches:
     """A loader that knows where it is, as Lightning wants it to go on amid an epoch."""
 
@@ -130,6 +142,3 @@ def outcome(module: LightningModule, runner: Trainer) -> dict[str, Any]:
         "module": dict(module.state_dict()),
         "optimizer": runner.optimizers[0].state_dict(),
     })
-
-
-VERSION = lightning.__version__
