@@ -30,11 +30,11 @@ from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in
 
 pytest.importorskip("lightning")
 
-from lightning.pytorch import Callback, Trainer  # noqa: E402
-from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from sgdl_wrap.integrations.lightning import SelfGuidedCallback  # noqa: E402
-from tests.integrations.lightning_runs import (  # noqa: E402
+from sgdl_wrap.integrations.lightning import SelfGuidedCallback
+from tests.integrations.lightning_runs import (
     BATCHES,
     SOON,
     Batches,
@@ -361,7 +361,8 @@ def ended(module: Ranker, runner: Trainer, guided: SelfGuidedCallback) -> dict[s
 
 
 @pytest.mark.parametrize(
-    "steps", [dict(every_n_train_steps=1), dict(every_n_epochs=1, save_on_train_epoch_end=False)],
+    "steps",
+    [{"every_n_train_steps": 1}, {"every_n_epochs": 1, "save_on_train_epoch_end": False}],
     ids=["after steps", "at a validation"],
 )
 @pytest.mark.parametrize("kind", [Ranker, Asking])
@@ -478,7 +479,8 @@ def test_manual_optimisation_is_refused_with_the_way_round() -> None:
 
 
 def test_float16_is_refused() -> None:
-    with pytest.raises(DenoiserError, match=r"^Expected a precision out of 32-true, .* got 16-true"):
+    message = r"^Expected a precision out of 32-true, .*, got 16-true"
+    with pytest.raises(DenoiserError, match=message):
         fit(ranker(), callback(), precision="16-true")
 
 

@@ -18,7 +18,7 @@ def drawn() -> tuple[float, float, float]:
     return torch.rand(()).item(), float(np.random.rand()), random.random()  # noqa: NPY002
 
 
-def test_the_second_time_the_same_is_drawn_from_all_three_streams_and_none_of_it_is_missed() -> None:
+def test_the_second_time_all_three_streams_give_the_same_and_are_as_before_after() -> None:
     with seeded(1):
         replay = Replay(nn.Linear(1, 1), CPU)
         first = drawn()
