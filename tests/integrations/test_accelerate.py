@@ -146,7 +146,7 @@ def test_a_checkpoint_without_the_denoiser_is_refused_before_anything_changes(
     reset()
     run = Run(SOON)
     before = run.outcome()
-    with pytest.raises(StateError, match=r"^Expected denoiser-0\.pt in the checkpoint .*, got none"):
+    with pytest.raises(StateError, match=r"^Expected denoiser-0\.pt in the checkpoint .* got none"):
         run.accelerator.load_state(str(tmp_path))
     assert_identical(run.outcome(), before)
 
