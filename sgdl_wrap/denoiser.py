@@ -245,6 +245,21 @@ class SelfGuidedDenoiser:
             self._passage.note(step)
         return objective
 
+    def plain_and_weighted_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """(1/B) Σ_k L_k(θ) beside :meth:`weighted_loss`, of one graph, and in its place.
+
+        For frameworks whose step returns a loss that is reduced already: weighted - plain, added
+        to it, has it weighted. In Phase I, and where the batch is left out, both are the same.
+
+        Raises:
+            OrderError, LossError, NonFiniteError: as :meth:`weighted_loss`.
+        """
+        losses = None if self._pending is None else self._pending.losses
+        weighted = self.weighted_loss(batch)
+        if losses is None or weighted.is_leaf:
+            return weighted, weighted
+        return losses.mean(), weighted
+
     def skip_batch(self) -> None:
         """Leaves out the batch that before_step was last called with: no step follows it."""
         self._passage.pending = None

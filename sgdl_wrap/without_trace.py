@@ -29,6 +29,9 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
 def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterator[None]:
     """Buffers and plain attributes of modules are as before after a run in between.
 
+    An autocast around it keeps no cast of a parameter from before or inside: one of other values,
+    or made without a graph, would serve the wrong forward.
+
     Args:
         buffers: False where nothing writes to them, as in evaluation mode.
     """
@@ -39,9 +42,11 @@ def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterat
         if buffers:
             strided = (b for b in module._buffers.values() if b is not None)
             copies += [(b, b.detach().clone()) for b in strided if b.layout == torch.strided]
+    torch.clear_autocast_cache()
     try:
         yield
     finally:
+        torch.clear_autocast_cache()
         for now, before in kept:
             now.update(before)
             if len(now) > len(before):  # something was added

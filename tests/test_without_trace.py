@@ -159,3 +159,20 @@ def test_swapped_parameters_come_back_with_their_storage() -> None:
         assert [p.tolist() for p in parameters] == [[5, 5], [1, 1, 1]]
     assert [p.tolist() for p in parameters] == [[1, 1], [0, 0, 0]]
     assert [p.data_ptr() for p in parameters] == places
+
+
+def test_an_autocast_around_keeps_no_cast_from_inside() -> None:
+    """Else other values, or a cast without a graph, would serve the user's own forward."""
+    model = nn.Linear(2, 1)
+    parameters = list(model.parameters())
+    ones = torch.ones(3, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(ones)
+        with undisturbed([model]), swapped(parameters, [p + 1 for p in parameters]):
+            assert not torch.equal(model(ones), expected)
+        with undisturbed([model]), torch.no_grad():
+            model(ones)
+        found = model(ones)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    assert all(p.grad is not None for p in parameters)

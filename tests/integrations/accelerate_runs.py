@@ -1,0 +1,155 @@
+"""A training run under Accelerate, alone or on two processes; used by test_accelerate.py.
+
+    torchrun --nproc-per-node 2 -m tests.integrations.accelerate_runs FOLDER
+
+goes through the cases of two processes and leaves what came of them in FOLDER.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap.integrations.accelerate import register_denoiser
+from tests.models_zoo import seeded, without
+from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
+
+EPOCHS, STEPS, SIZE = 4, 4, 40  # the batches of all processes together
+SOON = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2, meta_lr=0.05)
+
+
+class Run:
+    """The loop of docs/accelerate.md.
+
+    Args:
+        config: None trains plainly.
+        processes: among how many a batch is divided.
+        share: batches accumulated before a step.
+        own_loss: the loss enters autocast by itself.
+    """
+
+    def __init__(
+        self,
+        config: DenoiserConfig | None = SOON,
+        *,
+        processes: int = 1,
+        share: int = 1,
+        precision: str = "no",
+    ) -> None:
+        self.accelerator = Accelerator(
+            cpu=True,
+            mixed_precision=precision,
+            gradient_accumulation_steps=share,
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        )
+        with seeded(3):
+            model = Factors()
+        negatives = torch.randint(N_ITEMS, ITEMS.shape, generator=torch.Generator().manual_seed(5))
+        with seeded(6):  # the sampler takes its seed from the global stream
+            loader = DataLoader(
+                TensorDataset(USERS, ITEMS, negatives), SIZE // processes, shuffle=True
+            )
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+            self.model, self.optimizer, self.loader, self.schedule = self.accelerator.prepare(
+                model, optimizer, loader, schedule
+            )
+        self.denoiser: SelfGuidedDenoiser | None = None
+        if config is not None:
+            self.denoiser = SelfGuidedDenoiser(
+                self.model, self.optimizer, bpr, interactions=(USERS, ITEMS), n_items=N_ITEMS,
+                config=config,
+            )  # fmt: skip
+            register_denoiser(self.accelerator, self.denoiser)
+        self.step = 0
+
+    def train(self, until: int = EPOCHS * STEPS) -> None:
+        while self.step < until:
+            epoch, place = divmod(self.step, STEPS)
+            self.loader.set_epoch(epoch)
+            batches = self.accelerator.skip_first_batches(self.loader, place)
+            if place:
+                batches.set_epoch(epoch)
+            for batch in batches:
+                with self.accelerator.accumulate(self.model):
+                    self.accelerator.backward(self.loss(batch))
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                self.step += 1
+                if self.step == until and self.step % STEPS:
+                    return
+            if self.denoiser is not None:
+                self.denoiser.end_epoch()
+            self.schedule.step()
+
+    def loss(self, batch: Any) -> Tensor:
+        with self.accelerator.autocast():
+            if self.denoiser is None:
+                return bpr(self.model, batch).mean()
+            self.denoiser.before_step(batch)
+            return self.denoiser.weighted_loss(batch)
+
+    def outcome(self) -> dict[str, Any]:
+        return copy.deepcopy({
+            "model": dict(self.accelerator.unwrap_model(self.model).state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+        })
+
+    def everything(self) -> dict[str, Any]:
+        assert self.denoiser is not None
+        return {**self.outcome(), "denoiser": without(self.denoiser.state_dict(), "seconds")}
+
+
+def reset() -> None:
+    """Accelerate's state is one for the process."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    run = Run(processes=2)
+    rank = run.accelerator.process_index
+    run.train(10)
+    run.accelerator.save_state(str(folder / "step-10"))
+    run.train()
+    torch.save(run.everything(), folder / f"whole-{rank}.pt")
+    again = Run(processes=2)
+    again.accelerator.load_state(str(folder / "step-10"))
+    again.step = 10
+    again.train()
+    torch.save(again.everything(), folder / f"resumed-{rank}.pt")
+    alone = Run(processes=2)
+    alone.accelerator.load_state(str(folder / "alone"))
+    assert alone.denoiser is not None
+    assert len(alone.denoiser.history) == 2
+    alone.step = 10
+    alone.train()
+    bare = alone.accelerator.unwrap_model(alone.model)
+    try:
+        register_denoiser(alone.accelerator, SelfGuidedDenoiser(
+            bare, alone.optimizer, bpr, interactions=(USERS, ITEMS), n_items=N_ITEMS,
+        ))
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    (folder / f"refused-{rank}.txt").write_text(said)
+    run.accelerator.wait_for_everyone()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,240 @@
+"""Accelerate's own loop with the denoiser in it: prepare, accumulate, autocast, checkpoints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, StateError
+from sgdl_wrap.self_guided.weighting import WeightingFunction
+from tests.models_zoo import assert_identical, seeded
+from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
+
+pytest.importorskip("accelerate")
+
+from tests.integrations.accelerate_runs import EPOCHS, SOON, STEPS, Run, reset
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "accumulation": {"share": 2},
+    "bf16": {"precision": "bf16"},
+}
+EACH = pytest.mark.parametrize("feature", FEATURES)
+
+
+@pytest.fixture(autouse=True)
+def _one_accelerator_each() -> Iterator[None]:
+    reset()
+    yield
+    reset()
+
+
+def trained(config: DenoiserConfig | None, **how: Any) -> Run:
+    reset()
+    run = Run(config, **how)
+    run.train()
+    return run
+
+
+@EACH
+def test_phase_one_is_the_plain_loop_bit_for_bit(feature: str) -> None:
+    plain = trained(None, **FEATURES[feature]).outcome()
+    run = trained(DenoiserConfig(), **FEATURES[feature])
+    assert run.denoiser.phase is Phase.MEMORIZATION
+    assert len(run.denoiser.history) == EPOCHS
+    assert_identical(run.outcome(), plain)
+
+
+def _ones(self: WeightingFunction, features: Tensor) -> Tensor:
+    hidden = torch.relu(self.hidden(features))
+    return 1.0 + 0.0 * self.output(hidden).squeeze(-1)  # one, with a graph to ψ
+
+
+@EACH
+def test_weights_of_one_change_nothing(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WeightingFunction, "forward", _ones)
+    plain = trained(None, **FEATURES[feature]).outcome()
+    run = trained(SOON, **FEATURES[feature])
+    assert run.denoiser.memorization_point == 1
+    assert run.denoiser.history[-1].mean_weight == 1.0
+    assert_identical(run.outcome(), plain)
+
+
+@EACH
+def test_phase_two_is_the_librarys_own_loop_bit_for_bit(feature: str) -> None:
+    how = FEATURES[feature]
+    run = trained(SOON, **how)
+    reset()
+    batches = Run(None)  # its loader gives the same batches
+    with seeded(3):
+        model = Factors()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    denoiser = SelfGuidedDenoiser(
+        model, optimizer, bpr, interactions=(USERS, ITEMS), n_items=N_ITEMS, config=SOON
+    )
+    share, mixed = how.get("share", 1), "precision" in how
+    for epoch in range(EPOCHS):
+        batches.loader.set_epoch(epoch)
+        for place, batch in enumerate(batches.loader, 1):
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                denoiser.before_step(batch)
+                loss = denoiser.weighted_loss(batch)
+            (loss / share).backward()
+            if place % share == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            denoiser.end_epoch()
+        schedule.step()
+    assert denoiser.memorization_point == run.denoiser.memorization_point == 1
+    assert_identical(run.outcome()["model"], dict(model.state_dict()))
+    plain = trained(None, **how).outcome()
+    with pytest.raises(AssertionError):
+        assert_identical(run.outcome()["model"], plain["model"])
+
+
+@pytest.mark.parametrize("step", [3, 4, 5, 8, 11])
+@pytest.mark.parametrize("share", [1, 2])
+def test_resumed_amid_an_epoch_or_at_its_end_it_ends_bit_for_bit_as_undisturbed(
+    step: int, share: int, tmp_path: Path
+) -> None:
+    whole = trained(SOON, share=share).everything()
+    reset()
+    saved = Run(SOON, share=share)
+    saved.train(step - step % share)
+    saved.accelerator.save_state(str(tmp_path))
+    reset()
+    run = Run(SOON, share=share)
+    run.accelerator.load_state(str(tmp_path))
+    run.step = saved.step
+    run.train()
+    assert_identical(run.everything(), whole)
+    state = torch.load(tmp_path / "denoiser-0.pt", weights_only=True)
+    assert len(state["history"]) == saved.step // STEPS
+
+
+def test_accelerates_own_registration_serves_one_process_as_well(tmp_path: Path) -> None:
+    run = Run(None)
+    denoiser = SelfGuidedDenoiser(
+        run.model, run.optimizer, bpr, interactions=(USERS, ITEMS), n_items=N_ITEMS, config=SOON
+    )
+    run.accelerator.register_for_checkpointing(denoiser)
+    run.denoiser = denoiser
+    run.train(6)
+    run.accelerator.save_state(str(tmp_path))
+    run.train(7)
+    run.accelerator.load_state(str(tmp_path))
+    assert denoiser.state_dict()["epoch"]["batches"] == 2
+
+
+def test_a_checkpoint_without_the_denoiser_is_refused_before_anything_changes(
+    tmp_path: Path,
+) -> None:
+    plain = Run(None)
+    plain.train(3)
+    plain.accelerator.save_state(str(tmp_path))
+    reset()
+    run = Run(SOON)
+    before = run.outcome()
+    with pytest.raises(StateError, match=r"^Expected denoiser-0\.pt in the checkpoint .* got none"):
+        run.accelerator.load_state(str(tmp_path))
+    assert_identical(run.outcome(), before)
+
+
+def test_the_state_of_another_configuration_is_refused_before_anything_changes(
+    tmp_path: Path,
+) -> None:
+    other = Run(SOON.but(meta_lr=0.1))
+    other.train(3)
+    other.accelerator.save_state(str(tmp_path))
+    reset()
+    run = Run(SOON)
+    before = run.everything()
+    with pytest.raises(StateError, match=r"differs in meta_lr"):
+        run.accelerator.load_state(str(tmp_path))
+    assert_identical(run.everything(), before)
+
+
+# ------------------------------------------------------------------ two processes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left, and before them one."""
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("this torch is built without gloo")
+    folder = tmp_path_factory.mktemp("accelerate")
+    reset()
+    alone = Run(SOON)
+    alone.train(10)
+    alone.accelerator.save_state(str(folder / "alone"))
+    reset()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "tests.integrations.accelerate_runs", str(folder),
+    ]  # fmt: skip
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_resume_each_from_its_own_state_bit_for_bit(folder: Path, rank: int) -> None:
+    whole, resumed = (
+        torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for name in ("whole", "resumed")
+    )
+    assert whole["denoiser"]["ranks"] == [rank, 2]
+    assert len(whole["denoiser"]["history"]) == EPOCHS
+    assert_identical(resumed, whole)
+
+
+def test_a_checkpoint_of_two_processes_goes_on_with_one(folder: Path) -> None:
+    run = Run(SOON)
+    run.accelerator.load_state(str(folder / "step-10"))
+    assert [record.epoch for record in run.denoiser.history] == [1, 2]
+    run.step = 10
+    run.train()
+    assert len(run.denoiser.history) == EPOCHS
+
+
+def test_on_two_processes_a_model_that_was_not_prepared_is_refused(folder: Path) -> None:
+    said = (folder / "refused-1.txt").read_text()
+    assert said.startswith(
+        "Expected the model in DistributedDataParallel, as 2 processes train it, got Factors."
+    )
+
+
+# ------------------------------------------------------------------ imports
+
+
+def test_the_library_does_not_import_accelerate_unless_asked() -> None:
+    code = "import sgdl_wrap, sys; assert 'accelerate' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_without_accelerate_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['accelerate'] = None\n"
+        "try: import sgdl_wrap.integrations.accelerate\n"
+        "except ImportError as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert ran.stdout == (
+        "Expected Accelerate to be installed, got none. Install sgdl-wrap[accelerate].\n"
+    )

@@ -1,0 +1,541 @@
+"""A LightningModule left as it is, denoised by the real Trainer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sgdl_wrap import (
+    DenoiserConfig,
+    DenoiserError,
+    DenoiserWarning,
+    LossError,
+    OrderError,
+    Phase,
+    SelfGuidedDenoiser,
+    StateError,
+    UnsupportedModelError,
+)
+from sgdl_wrap.self_guided.weighting import WeightingFunction
+from tests.models_zoo import assert_identical, seeded, stream_states, without
+from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
+
+pytest.importorskip("lightning")
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from sgdl_wrap.integrations.lightning import SelfGuidedCallback
+from tests.integrations.lightning_runs import (
+    BATCHES,
+    SOON,
+    Batches,
+    DroppedOut,
+    Given,
+    Ranker,
+    Regularised,
+    callback,
+    fit,
+    outcome,
+    ranker,
+    trainer,
+)
+
+pytestmark = [
+    # Lightning asks torch's tree specs by a name that torch has retired
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
+    # it advises loaders with workers, and validation loaders, which these runs do without
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to"),
+]
+
+NETS = pytest.mark.parametrize("net", [Factors, DroppedOut])
+FEATURES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "accumulation": {"accumulate_grad_batches": 3},
+    "clipping": {"gradient_clip_val": 0.1},
+    "bf16-mixed": {"precision": "bf16-mixed"},
+    "bf16-true": {"precision": "bf16-true"},
+    "64-true": {"precision": "64-true"},
+}
+
+
+# ------------------------------------------------------------------ what must not change
+
+
+@NETS
+@pytest.mark.parametrize("feature", FEATURES)
+def test_phase_one_is_training_without_the_callback_bit_for_bit(
+    net: type[nn.Module], feature: str
+) -> None:
+    outcomes = []
+    for callbacks in ([], [callback(DenoiserConfig())]):
+        module = ranker(net=net)
+        runner = fit(module, *callbacks, **FEATURES[feature])
+        outcomes.append((outcome(module, runner), module.losses))
+    assert callbacks[0].denoiser.phase is Phase.MEMORIZATION
+    assert len(callbacks[0].denoiser.history) == 4
+    assert_identical(outcomes[1], outcomes[0])
+
+
+def _ones(self: WeightingFunction, features: Tensor) -> Tensor:
+    hidden = torch.relu(self.hidden(features))
+    return 1.0 + 0.0 * self.output(hidden).squeeze(-1)  # one, with a graph to ψ
+
+
+@NETS
+@pytest.mark.parametrize("feature", FEATURES)
+def test_weights_of_one_change_nothing(
+    net: type[nn.Module], feature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WeightingFunction, "forward", _ones)
+    module = ranker(net=net)
+    plain = outcome(module, fit(module, **FEATURES[feature]))
+    module, guided = ranker(net=net), callback()
+    denoised = outcome(module, fit(module, guided, **FEATURES[feature]))
+    assert guided.denoiser.memorization_point == 1
+    assert guided.denoiser.history[-1].mean_weight == 1.0
+    assert_identical(denoised, plain)
+
+
+def test_the_global_streams_end_where_they_end_without_the_callback() -> None:
+    ends = []
+    for callbacks in ([], [callback()]):
+        module = ranker(net=DroppedOut)
+        with seeded(4):
+            trainer(*callbacks).fit(module, Batches())
+            ends.append(stream_states())
+    assert ends[0] == ends[1]
+
+
+def test_disabled_it_is_plain_training() -> None:
+    module = ranker()
+    plain = outcome(module, fit(module))
+    module, guided = ranker(), callback(enabled=False)
+    assert_identical(outcome(module, fit(module, guided)), plain)
+    assert guided.denoiser.history == []
+
+
+# ------------------------------------------------------------------ what must change
+
+
+def autocast(enabled: bool) -> torch.autocast:
+    """Lightning's own."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def library_loop(net: nn.Module, loss_fn: Any = bpr, **how: Any) -> SelfGuidedDenoiser:
+    """The same training by a loop of one's own."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    denoiser = SelfGuidedDenoiser(
+        net, optimizer, loss_fn, interactions=(USERS, ITEMS), n_items=N_ITEMS, config=SOON
+    )
+    share, clip = how.get("accumulate_grad_batches", 1), how.get("gradient_clip_val")
+    mixed = how.get("precision") == "bf16-mixed"
+    with seeded(4):
+        for epoch in range(4):
+            for place, batch in enumerate(in_lists(epoch)):
+                with autocast(mixed):
+                    denoiser.before_step(batch)
+                    loss = denoiser.weighted_loss(batch) / share
+                if place % share == 0:
+                    optimizer.zero_grad()
+                loss.backward()
+                if clip is not None:
+                    nn.utils.clip_grad_norm_(net.parameters(), clip)
+                if (place + 1) % share == 0 or place + 1 == BATCHES:
+                    optimizer.step()
+            with autocast(mixed):
+                denoiser.end_epoch()
+            schedule.step()
+    return denoiser
+
+
+@NETS
+@pytest.mark.parametrize("feature", ["as it is", "accumulation", "clipping", "bf16-mixed"])
+def test_phase_two_is_the_librarys_own_loop(net: type[nn.Module], feature: str) -> None:
+    """To rounding: the weighted gradient is the sum of two."""
+    expected, module, guided = ranker(net=net), ranker(net=net), callback()
+    reference = library_loop(expected.net, **FEATURES[feature])
+    fit(module, guided, **FEATURES[feature])
+    assert reference.memorization_point == guided.denoiser.memorization_point == 1
+    plain = ranker(net=net)
+    fit(plain, **FEATURES[feature])
+    apart, effect = distance(module, expected), distance(plain, expected)
+    assert effect > 0.01  # the weights do matter
+    assert apart < effect * (0.3 if feature == "bf16-mixed" else 1e-3)
+
+
+def distance(one: nn.Module, other: nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+class Asking(Ranker):
+    """A training_step that asks the callback for its loss."""
+
+    guided: SelfGuidedCallback
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.guided.weighted_loss(batch)
+
+
+@NETS
+@pytest.mark.parametrize("feature", ["as it is", "accumulation", "bf16-mixed"])
+def test_a_training_step_that_asks_for_the_weighted_loss_is_that_loop_bit_for_bit(
+    net: type[nn.Module], feature: str
+) -> None:
+    expected, module = ranker(net=net), ranker(Asking, net)
+    reference = library_loop(expected.net, **FEATURES[feature])
+    module.guided = callback()
+    fit(module, module.guided, **FEATURES[feature])
+    assert_identical(dict(module.state_dict()), dict(expected.state_dict()))
+    assert_identical(
+        without(module.guided.denoiser.state_dict(), "seconds"),
+        without(reference.state_dict(), "seconds"),
+    )
+
+
+def test_what_training_step_adds_stays_unweighted() -> None:
+    module, guided = ranker(Regularised), callback(penalty=True)
+    fit(module, guided)
+    with seeded(3):
+        net = Factors()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    denoiser = SelfGuidedDenoiser(
+        net, optimizer, bpr, interactions=(USERS, ITEMS), n_items=N_ITEMS, config=SOON
+    )
+    for epoch in range(4):
+        for batch in in_lists(epoch):
+            denoiser.before_step(batch)
+            denoiser.step(batch, penalty=0.01 * net.user.weight.square().sum())
+        denoiser.end_epoch()
+        schedule.step()
+    for name, value in module.net.state_dict().items():
+        torch.testing.assert_close(value, net.state_dict()[name], rtol=2e-4, atol=2e-4)
+
+
+def test_the_lightning_module_itself_is_denoised_where_no_part_is_named() -> None:
+    named, whole = ranker(), ranker()
+    fit(named, callback())
+    guided = callback(model="")
+    fit(whole, guided)
+    assert guided.denoiser.model is whole
+    assert_identical(dict(whole.state_dict()), dict(named.state_dict()))
+
+
+def drawing(model: nn.Module, batch: Any) -> Tensor:
+    users, positives, _ = batch
+    negatives = torch.randint(N_ITEMS, users.shape)
+    shift = int(np.random.randint(3))  # noqa: NPY002
+    return bpr(model, (users, positives, (negatives + shift) % N_ITEMS))
+
+
+class Drawing(Ranker):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return drawing(self.net, batch).mean()
+
+
+def test_negatives_that_the_loss_draws_are_those_that_training_step_drew() -> None:
+    found = ranker(Drawing)
+    fit(found, callback(loss_fn=drawing))
+    expected = ranker()
+    library_loop(expected.net, drawing)
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], rtol=2e-4, atol=2e-4)
+
+
+# ------------------------------------------------------------------ epochs and what is logged
+
+
+class Noting(Callback):
+    """What is logged at each epoch's end, as others read it."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.seen.append({name: float(v) for name, v in trainer.callback_metrics.items()})
+
+
+def test_phase_noise_rate_and_memorized_ratio_are_logged_at_each_epochs_end() -> None:
+    guided, notes = callback(), Noting()
+    runner = fit(ranker(), guided, notes)
+    history = guided.denoiser.history
+    assert runner.callback_metrics["sgdl_phase"] == 2
+    assert runner.callback_metrics["sgdl_noise_rate"] == pytest.approx(0.9)
+    assert runner.callback_metrics["sgdl_memorized_ratio"] == pytest.approx(
+        history[-1].memorized_ratio
+    )
+    assert [seen.get("loss") is not None for seen in notes.seen] == [True] * 4
+
+
+def test_epochs_are_lightnings_where_a_loader_repeats_pairs() -> None:
+    """By the count of samples the first epoch would end amid the loader."""
+    guided = callback(DenoiserConfig())
+    module = ranker()
+    twice = [batch for epoch in range(2) for batch in in_lists(epoch)]
+    with seeded(4):
+        trainer(guided, epochs=3).fit(module, Given(twice))
+    assert len(guided.denoiser.history) == 3
+
+
+def test_limits_on_batches_end_epochs_too() -> None:
+    guided = callback(DenoiserConfig())
+    fit(ranker(), guided, limit_train_batches=3)
+    assert len(guided.denoiser.history) == 4
+
+
+class Stopping(Ranker):
+    """Skips what is left of an epoch, as Lightning allows."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 2 else None
+
+
+def test_an_epoch_cut_short_ends_where_lightning_ends_it() -> None:
+    guided = callback(DenoiserConfig())
+    with seeded(4):
+        trainer(guided, epochs=3).fit(ranker(Stopping), Given(in_lists(0)))
+    assert len(guided.denoiser.history) == 3
+
+
+class Passing(Ranker):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+
+def test_a_batch_that_training_step_passes_by_is_not_noted() -> None:
+    module, guided = ranker(Passing), callback(DenoiserConfig())
+    with pytest.warns(UserWarning, match="`training_step` returned `None`"):
+        fit(module, guided, epochs=1)
+    assert len(module.losses) == BATCHES - 1
+    assert guided.denoiser.history[0].loss == pytest.approx(np.mean(module.losses))
+
+
+def test_fit_called_again_goes_on() -> None:
+    module, guided = ranker(), callback()
+    loader = Batches()
+    with seeded(4):
+        runner = trainer(guided, epochs=2)
+        runner.fit(module, loader)
+        runner.fit_loop.max_epochs = 4
+        runner.fit(module, loader)
+    assert [record.epoch for record in guided.denoiser.history] == [1, 2, 3, 4]
+
+
+def test_a_new_trainer_begins_anew() -> None:
+    guided = callback()
+    fit(ranker(), guided)
+    first = guided.denoiser
+    fit(ranker(), guided)
+    assert guided.denoiser is not first
+    assert_identical(
+        without(guided.denoiser.state_dict(), "seconds"), without(first.state_dict(), "seconds")
+    )
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def saving(folder: Path, **arguments: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(dirpath=folder, save_top_k=-1, filename="{step}", **arguments)
+
+
+def ended(module: Ranker, runner: Trainer, guided: SelfGuidedCallback) -> dict[str, Any]:
+    return {
+        **outcome(module, runner),
+        "denoiser": without(guided.denoiser.state_dict(), "seconds"),
+    }
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [{"every_n_train_steps": 1}, {"every_n_epochs": 1, "save_on_train_epoch_end": False}],
+    ids=["after steps", "at a validation"],
+)
+@pytest.mark.parametrize("kind", [Ranker, Asking])
+def test_resumed_from_any_checkpoint_it_ends_bit_for_bit_as_undisturbed(
+    kind: type[Ranker], steps: dict[str, Any], tmp_path: Path
+) -> None:
+    """Amid epochs of both phases, at their ends, just before and after the switch."""
+
+    def run(ckpt_path: Path | None, *others: Callback) -> dict[str, Any]:
+        module, guided = ranker(kind), callback()
+        module.guided = guided
+        runner = trainer(guided, *others, enable_checkpointing=bool(others), num_sanity_val_steps=0)
+        with seeded(4):
+            runner.fit(module, Batches(), Given(in_lists(9)), ckpt_path=ckpt_path)
+        return ended(module, runner, guided)
+
+    whole = run(None, saving(tmp_path, **steps))
+    assert len(whole["denoiser"]["history"]) == 4
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == (4 * BATCHES if "every_n_train_steps" in steps else 4)
+    for path in paths:
+        assert_identical(run(path), whole, path.name)
+
+
+def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
+    guided = callback()
+    fit(ranker(), guided, saving(tmp_path), enable_checkpointing=True)
+    saved = torch.load(next(tmp_path.iterdir()), weights_only=True)
+    assert saved["callbacks"]["SelfGuidedCallback"]["history"][0]["epoch"] == 1
+
+
+def test_a_state_that_was_loaded_is_saved_again_although_nothing_was_trained() -> None:
+    guided = callback()
+    fit(ranker(), guided)
+    state = guided.state_dict()
+    other = callback()
+    other.load_state_dict(state)
+    assert other.state_dict() is state
+    assert callback().state_dict() == {}
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    fit(ranker(), callback(), saving(tmp_path), enable_checkpointing=True)
+    path = next(tmp_path.iterdir())
+    other = callback(interactions=(USERS[1:], ITEMS[1:]))
+    with pytest.raises(StateError, match=r"^Expected the state of these interactions"):
+        fit(ranker(), other, ckpt_path=path, epochs=6)
+
+
+def test_a_checkpoint_without_the_callbacks_state_is_warned_of(tmp_path: Path) -> None:
+    fit(ranker(), saving(tmp_path), enable_checkpointing=True)
+    path = max(tmp_path.iterdir(), key=lambda place: place.stat().st_mtime)
+    message = r"^Expected the denoiser's state in the checkpoint, got none. Phase I begins at step"
+    with pytest.warns(DenoiserWarning, match=message):
+        fit(ranker(), callback(DenoiserConfig()), ckpt_path=path, epochs=6)
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def refused(kind: type[Exception], message: str, build: Callable[[], Any]) -> None:
+    """Refused, and the module is as it was."""
+    module = ranker()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(kind, match=message):
+        fit(module, build())
+    assert_identical(dict(module.state_dict()), before)
+
+
+def test_losses_that_training_step_does_not_average_are_refused() -> None:
+    refused(
+        LossError,
+        r"^Expected training_step to return the mean of loss_fn\(model, batch\), [\d.]+, got",
+        lambda: callback(loss_fn=lambda model, batch: 3 * bpr(model, batch)),
+    )
+
+
+def test_a_penalty_that_was_not_announced_is_refused() -> None:
+    with pytest.raises(LossError, match="penalty=True if it adds something that is to stay"):
+        fit(ranker(Regularised), callback())
+
+
+@pytest.mark.parametrize("share", [1, 3])
+def test_the_comparison_knows_of_accumulation(share: int) -> None:
+    fit(ranker(), callback(), accumulate_grad_batches=share, epochs=1)
+
+
+def test_leaving_batches_out_is_refused() -> None:
+    refused(
+        DenoiserError,
+        r"^Expected on_nonfinite='raise', got 'skip'",
+        lambda: callback(DenoiserConfig(on_nonfinite="skip")),
+    )
+
+
+def test_a_part_that_is_not_there_is_refused_by_name() -> None:
+    refused(
+        DenoiserError,
+        r"^Expected the name of a submodule, got model='tower'\.",
+        lambda: callback(model="tower"),
+    )
+
+
+class Manual(Ranker):
+    automatic_optimization = False
+
+
+def test_manual_optimisation_is_refused_with_the_way_round() -> None:
+    message = r"^Expected automatic optimisation, got automatic_optimization=False. Use a SelfGuide"
+    module = ranker(Manual)
+    module.automatic_optimization = False
+    with pytest.raises(DenoiserError, match=message):
+        fit(module, callback())
+
+
+def test_float16_is_refused() -> None:
+    message = r"^Expected a precision out of 32-true, .*, got 16-true"
+    with pytest.raises(DenoiserError, match=message):
+        fit(ranker(), callback(), precision="16-true")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_strategy_of_several_devices_is_refused() -> None:
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch is built without gloo")
+    try:
+        with pytest.raises(UnsupportedModelError, match=r"^Expected one device, got DDPStrategy"):
+            fit(ranker(), callback(), strategy="ddp")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+class TwiceClosing(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        closure()
+        return super().step(closure)
+
+
+class TwiceClosed(Ranker):
+    def configure_optimizers(self) -> Any:
+        return TwiceClosing(self.parameters(), lr=0.1)
+
+
+def test_an_optimizer_that_calls_its_closure_twice_is_refused() -> None:
+    with pytest.raises(OrderError, match=r"^Expected one backward for each batch, got another\."):
+        fit(ranker(TwiceClosed), callback())
+
+
+def test_weighted_loss_out_of_training_is_refused_with_the_way_round() -> None:
+    guided = callback()
+    message = r"^Expected weighted_loss once in training_step with its batch, got it elsewhere\."
+    with pytest.raises(OrderError, match=message):
+        guided.weighted_loss(in_lists(0)[0])
+    fit(ranker(), guided)
+    with pytest.raises(OrderError, match=message):
+        guided.weighted_loss(in_lists(0)[0])
+
+
+def test_the_library_does_not_import_lightning_unless_asked() -> None:
+    code = "import sgdl_wrap, sys; assert 'lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_without_lightning_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['lightning'] = None; sys.modules['lightning.pytorch'] = None\n"
+        "try: import sgdl_wrap.integrations.lightning\n"
+        "except ImportError as error: print(error)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert ran.stdout == (
+        "Expected Lightning to be installed, got none. Install sgdl-wrap[lightning].\n"
+    )
