@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.compiled import check_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.engine import bare, check_engine
 from sgdl_wrap.errors import (
@@ -61,11 +62,7 @@ def check_model(model: object) -> None:
         )
     check_engine(model)
     model = bare(model)
-    if hasattr(model, "_orig_mod"):
-        raise UnsupportedModelError(
-            "Expected an uncompiled model, got the wrapper of torch.compile, whose graphs have no "
-            "second derivative. Pass the model that you compiled (model._orig_mod)."
-        )
+    check_compiled(model)
     if isinstance(model, nn.DataParallel):
         raise UnsupportedModelError(
             "Expected a bare model or DistributedDataParallel, got DataParallel. Pass "
@@ -77,11 +74,6 @@ def check_model(model: object) -> None:
             raise UnsupportedModelError(
                 f"Expected eager modules, got a ScriptModule as {where}. "
                 "Pass the model before torch.jit.script."
-            )
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            raise UnsupportedModelError(
-                f"Expected an uncompiled model, got module.compile() on {where}: its functional "
-                "twin would call the original. Set module._compiled_call_impl = None."
             )
         if "params" in inspect.signature(type(module).forward).parameters:
             raise UnsupportedModelError(

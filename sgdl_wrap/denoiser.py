@@ -25,6 +25,7 @@ from sgdl_wrap.checks import (
     check_penalty,
     check_scores,
 )
+from sgdl_wrap.compiled import say_where_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.engine import ranks_of, refuse_join
 from sgdl_wrap.distributed.layout import check_own_pairs, settle
@@ -128,6 +129,7 @@ class SelfGuidedDenoiser:
         if enabled:
             check_model(model)
             check_optimizers(self._user.modules, self._optimizers)
+            say_where_compiled(model, loss_fn)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
                 f"Expected interactions=(users, items), got {type(interactions).__name__}. "
@@ -429,7 +431,9 @@ class SelfGuidedDenoiser:
             watching = lookahead.watching()
         with torch.enable_grad():
             with watching as lookups:
-                losses, _ = self._user.losses(pending.batch, len(pairs), where)
+                losses, _ = self._user.losses(
+                    pending.batch, len(pairs), where, twice=self_guided.learns_next
+                )
             self_guided.guide(
                 pending.batch, losses, lookups,
                 features=lambda: self._features(self_guided, pairs, losses),
