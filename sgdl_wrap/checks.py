@@ -16,6 +16,7 @@ from sgdl_wrap.compiled import check_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.engine import bare, check_engine
 from sgdl_wrap.errors import (
+    BatchError,
     DenoiserError,
     LossError,
     NoiseRateError,
@@ -161,6 +162,29 @@ def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items
             "Pass score_fn(model, users, items), which returns one score per pair."
         ) from error
     checked_scores(scores, len(users))
+
+
+def check_guidance_fits(
+    size: int, *, sliceable: bool | None, config: DenoiserConfig, where: str
+) -> None:
+    """Refuses batches that would be evaluated whole for guidance and are larger than may be.
+
+    Args:
+        size: B.
+        sliceable: whether rows of the batch can be taken.
+
+    Raises:
+        BatchError: such a batch; nothing was changed.
+    """
+    most = config.max_guidance_batch
+    guides = config.denoising_learning and not config.audit_only
+    if guides and sliceable is False and most is not None and size > most:
+        raise BatchError(
+            f"Expected at most max_guidance_batch={most} samples in a batch whose rows have other "
+            f"losses alone, got {size} in {where}: guidance evaluates all of it at once. Make "
+            "batches smaller, raise max_guidance_batch, or let loss_fn and the layout treat each "
+            "row by itself."
+        )
 
 
 def check_losses(losses: object, size: int | None, where: str) -> Tensor:

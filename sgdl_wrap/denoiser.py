@@ -19,6 +19,7 @@ from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, identified, identified_some
 from sgdl_wrap.checks import (
     check_evidence,
+    check_guidance_fits,
     check_kinds,
     check_model,
     check_optimizers,
@@ -205,7 +206,8 @@ class SelfGuidedDenoiser:
         """Reads the batch; in Phase II also learns ψ and φ by a virtual update (Eq. 7, 8).
 
         Raises:
-            BatchError: pairs that cannot be read, or none of them known.
+            BatchError: pairs that cannot be read, none of them known, or a batch too large to
+                guide as a whole (`max_guidance_batch`).
             InteractionsError: ids out of range.
             LossError: losses of another shape than (B,).
             NonFiniteError: NaN or Inf in the losses, or on the way to ψ and φ.
@@ -414,7 +416,10 @@ class SelfGuidedDenoiser:
         if lookahead is None or self._user.sliceable is None:
             samples = identified_some(pairs, self.interactions, self._where())
             check_own_pairs(self._ranks, samples, self._where())
-            return self._user.prepare(batch, len(pairs))
+            lookahead = self._user.prepare(batch, len(pairs))
+        check_guidance_fits(
+            len(pairs), sliceable=self._user.sliceable, config=self.config, where=self._where()
+        )
         if self._self_guided is not None and not lookahead.is_current():
             check_optimizers(self._user.modules, self._optimizers)
             return self._user.renew(batch, len(pairs))
@@ -550,7 +555,9 @@ class SelfGuidedDenoiser:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
         cut = self._tracker.cut.numpy()
         cuts = np.where(users < len(cut), cut.take(users, mode="clip"), np.nan)
-        scores = self._user.score(torch.from_numpy(users), torch.from_numpy(items))
+        most = min(self.config.ranking_chunk, self.config.max_guidance_batch or len(users))
+        chunks = (torch.split(torch.from_numpy(ids), most) for ids in (users, items))
+        scores = torch.cat([self._user.score(*pairs) for pairs in zip(*chunks, strict=True)])
         below: np.ndarray = scores.cpu().float().numpy() < cuts  # never, where there is no cut
         return below
 
