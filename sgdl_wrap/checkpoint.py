@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
+from sgdl_wrap.distributed.engine import bare
 from sgdl_wrap.errors import DenoiserError, StateError
 
 FORMAT = 1
@@ -36,7 +38,8 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
     Args:
         path: the file.
         parts: what has a ``state_dict()`` (model, optimizers, schedulers, the denoiser) is saved
-            by it, a ``torch.Generator`` by its state, all else as it is: tensors and plain values.
+            by it, a model without the prefixes of DistributedDataParallel and torch.compile, a
+            ``torch.Generator`` by its state, all else as it is: tensors and plain values.
 
     Raises:
         StateError: a part that could not be read back without running code, or a failure to
@@ -129,12 +132,16 @@ def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, 
 def _state(part: Any) -> Any:
     if isinstance(part, torch.Generator):
         return part.get_state()
+    if isinstance(part, nn.Module):
+        return bare(part).state_dict()  # keys without the prefixes of what is around it
     return part.state_dict() if hasattr(part, "state_dict") else part
 
 
 def _restore(part: Any, state: Any) -> None:
     if isinstance(part, torch.Generator):
         part.set_state(state)
+    elif isinstance(part, nn.Module):
+        bare(part).load_state_dict(state)
     else:
         part.load_state_dict(state)
 

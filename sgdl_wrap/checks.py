@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.compiled import check_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.engine import bare, check_engine
 from sgdl_wrap.errors import (
+    BatchError,
     DenoiserError,
     LossError,
     NoiseRateError,
@@ -61,11 +63,7 @@ def check_model(model: object) -> None:
         )
     check_engine(model)
     model = bare(model)
-    if hasattr(model, "_orig_mod"):
-        raise UnsupportedModelError(
-            "Expected an uncompiled model, got the wrapper of torch.compile, whose graphs have no "
-            "second derivative. Pass the model that you compiled (model._orig_mod)."
-        )
+    check_compiled(model)
     if isinstance(model, nn.DataParallel):
         raise UnsupportedModelError(
             "Expected a bare model or DistributedDataParallel, got DataParallel. Pass "
@@ -77,11 +75,6 @@ def check_model(model: object) -> None:
             raise UnsupportedModelError(
                 f"Expected eager modules, got a ScriptModule as {where}. "
                 "Pass the model before torch.jit.script."
-            )
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            raise UnsupportedModelError(
-                f"Expected an uncompiled model, got module.compile() on {where}: its functional "
-                "twin would call the original. Set module._compiled_call_impl = None."
             )
         if "params" in inspect.signature(type(module).forward).parameters:
             raise UnsupportedModelError(
@@ -169,6 +162,29 @@ def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items
             "Pass score_fn(model, users, items), which returns one score per pair."
         ) from error
     checked_scores(scores, len(users))
+
+
+def check_guidance_fits(
+    size: int, *, sliceable: bool | None, config: DenoiserConfig, where: str
+) -> None:
+    """Refuses batches that would be evaluated whole for guidance and are larger than may be.
+
+    Args:
+        size: B.
+        sliceable: whether rows of the batch can be taken.
+
+    Raises:
+        BatchError: such a batch; nothing was changed.
+    """
+    most = config.max_guidance_batch
+    guides = config.denoising_learning and not config.audit_only
+    if guides and sliceable is False and most is not None and size > most:
+        raise BatchError(
+            f"Expected at most max_guidance_batch={most} samples in a batch whose rows have other "
+            f"losses alone, got {size} in {where}: guidance evaluates all of it at once. Make "
+            "batches smaller, raise max_guidance_batch, or let loss_fn and the layout treat each "
+            "row by itself."
+        )
 
 
 def check_losses(losses: object, size: int | None, where: str) -> Tensor:

@@ -133,6 +133,11 @@ class DenoiserConfig:
     """Guidance samples per step at most; None takes every memorized sample of the batch seen
     before. Ours, for speed."""
 
+    max_guidance_batch: int | None = None
+    """Guidance samples evaluated at once at most; more are evaluated in pieces whose gradients are
+    added up, with the same result to rounding. None is all at once. A batch whose rows cannot be
+    taken alone is refused where it is larger. Ours, for memory; may differ when a run goes on."""
+
     guidance_labels: GuidanceLabels = "both"
     """Pointwise losses: guide by memorized positives and memorized negatives ("both", paper
     Sec. 2, where D holds y = 0 too), or by positives alone ("observed")."""
@@ -291,12 +296,15 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "gumbel_tau": (1e-6, math.inf, True),
     "gumbel_draws": (1, math.inf, True),
     "guidance_size": (1, math.inf, True),
+    "max_guidance_batch": (1, math.inf, True),
     "guidance_interval": (1, math.inf, True),
     "seed": (0, 2**63, True),
 }
-_OPTIONAL = {"noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "guidance_size"}
+_OPTIONAL = {
+    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "guidance_size", "max_guidance_batch",
+}  # fmt: skip
 _WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",
     "denoising_scheduler_hidden", "factor_history", "gumbel_draws", "guidance_size",
-    "guidance_interval", "seed",
+    "max_guidance_batch", "guidance_interval", "seed",
 }  # fmt: skip

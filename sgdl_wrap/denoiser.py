@@ -20,6 +20,7 @@ from sgdl_wrap.checks import (
     check_penalty,
     check_scores,
 )
+from sgdl_wrap.compiled import say_where_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.engine import ranks_of, refuse_join
 from sgdl_wrap.distributed.layout import settle
@@ -97,6 +98,7 @@ class SelfGuidedDenoiser:
         if enabled:
             check_model(model)
             check_optimizers(self._user.modules, self._optimizers)
+            say_where_compiled(model, loss_fn)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
                 f"Expected interactions=(users, items), got {type(interactions).__name__}. "
@@ -160,7 +162,8 @@ class SelfGuidedDenoiser:
         """Reads the batch; in Phase II also learns ψ and φ by a virtual update (Eq. 7, 8).
 
         Raises:
-            BatchError: pairs that cannot be read, or none of them known.
+            BatchError: pairs that cannot be read, none of them known, or a batch too large to
+                guide as a whole (`max_guidance_batch`).
             InteractionsError: ids out of range.
             LossError: losses of another shape than (B,).
             NonFiniteError: NaN or Inf in the losses, or on the way to ψ and φ.
@@ -254,7 +257,8 @@ class SelfGuidedDenoiser:
         Raises:
             OrderError, LossError, NonFiniteError: as :meth:`weighted_loss`.
         """
-        losses = None if self._pending is None else self._pending.losses
+        pending = self._passage.pending
+        losses = None if pending is None else pending.losses
         weighted = self.weighted_loss(batch)
         if losses is None or weighted.is_leaf:
             return weighted, weighted

@@ -41,6 +41,7 @@ class Epochs:
         self_guided: Phase II, from the memorization point on.
         progress: the epoch under way.
         history: one record an epoch.
+        ended_by_calls: whether epochs end by :meth:`end` alone, and not when they are full.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Epochs:
         self.self_guided: SelfGuidedPhase | None = None
         self.progress = self._new_progress()
         self.history: list[EpochRecord] = []
-        self._ended_by_calls = False
+        self.ended_by_calls = False
 
     @property
     def phase(self) -> Phase:
@@ -100,7 +101,7 @@ class Epochs:
             NoiseRateError, ScoreError, SwitchError, OrderError, BatchError, InteractionsError: as
                 :meth:`SelfGuidedDenoiser.end_epoch`.
         """
-        self._ended_by_calls = True
+        self.ended_by_calls = True
         with self._ranks.together():
             self.write_down()
         if not self._ranks.any(self.progress.samples > 0):
@@ -116,7 +117,7 @@ class Epochs:
         """Ends the epoch if as many observed samples have passed as pairs were handed over."""
         # the backlog may hold negatives too, but no more observed samples than this
         most = self.progress.observed + self.backlog.samples
-        if self._ended_by_calls or most < self.progress.ends_at:
+        if self.ended_by_calls or most < self.progress.ends_at:
             return
         self.write_down()
         if self.progress.observed < self.progress.ends_at:
@@ -218,7 +219,7 @@ class Epochs:
             "tracker": self.tracker.state_dict(),
             "self_guided": None if self.self_guided is None else self.self_guided.state_dict(),
             "epoch": self.progress.state_dict(),
-            "explicit_epochs": self._ended_by_calls,
+            "explicit_epochs": self.ended_by_calls,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -243,5 +244,5 @@ class Epochs:
             ended_by_calls = bool(state["explicit_epochs"])
             self._user.load_state_dict(state["user"])
         self.tracker, self.self_guided, self.history = tracker, self_guided, history
-        self.progress, self._ended_by_calls = progress, ended_by_calls
+        self.progress, self.ended_by_calls = progress, ended_by_calls
         self.backlog = Backlog()

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from sgdl_wrap.batches.backlog import Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, identified, identified_some, refuse_unknown
-from sgdl_wrap.checks import check_optimizers
+from sgdl_wrap.checks import check_guidance_fits, check_optimizers
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
 from sgdl_wrap.distributed.ranks import Ranks
@@ -182,7 +182,11 @@ class Passage:
         if lookahead is None or self._user.sliceable is None:
             samples = identified_some(pairs, self._interactions, self._epochs.where())
             check_own_pairs(self._ranks, samples, self._epochs.where())
-            return self._user.prepare(batch, len(pairs))
+            lookahead = self._user.prepare(batch, len(pairs))
+        check_guidance_fits(
+            len(pairs), sliceable=self._user.sliceable, config=self._config,
+            where=self._epochs.where(),
+        )
         if self._epochs.self_guided is not None and not lookahead.is_current():
             check_optimizers(self._user.modules, self._optimizers)
             return self._user.renew(batch, len(pairs))
@@ -199,7 +203,9 @@ class Passage:
             watching = lookahead.watching()
         with torch.enable_grad():
             with watching as lookups:
-                losses, _ = self._user.losses(pending.batch, len(pending.pairs), where)
+                losses, _ = self._user.losses(
+                    pending.batch, len(pending.pairs), where, twice=self_guided.learns_next
+                )
             self_guided.guide(
                 pending.batch, losses, lookups,
                 features=lambda: self._features(self_guided, pending, losses, where),
@@ -257,7 +263,9 @@ class Passage:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
         cut = self._epochs.tracker.cut.numpy()
         cuts = np.where(users < len(cut), cut.take(users, mode="clip"), np.nan)
-        scores = self._user.score(torch.from_numpy(users), torch.from_numpy(items))
+        most = min(self._config.ranking_chunk, self._config.max_guidance_batch or len(users))
+        chunks = (torch.split(torch.from_numpy(ids), most) for ids in (users, items))
+        scores = torch.cat([self._user.score(*pairs) for pairs in zip(*chunks, strict=True)])
         below: np.ndarray = scores.cpu().float().numpy() < cuts  # never, where there is no cut
         return below
 

@@ -17,6 +17,7 @@ _KEYS = {
     "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
     "self_guided", "user", "epoch", "explicit_epochs",
 }  # fmt: skip
+_MACHINE = {"max_guidance_batch"}  # what suits the machine, which may be another one
 
 
 def header(
@@ -62,11 +63,10 @@ def check_header(
             "Expected the state of these interactions, got that of another data set. "
             "Build the denoiser with the interactions it was saved with."
         )
-    if state["config"] != ours["config"]:
-        theirs, here = state["config"], ours["config"]
-        differing = sorted(
-            name for name in theirs.keys() | here.keys() if theirs.get(name) != here.get(name)
-        )
+    theirs, here = state["config"], ours["config"]
+    names = (theirs.keys() | here.keys()) - _MACHINE
+    differing = sorted(name for name in names if theirs.get(name) != here.get(name))
+    if differing:
         raise StateError(
             f"Expected the state of this configuration, got one that differs in "
             f"{', '.join(differing)}. Build the denoiser with the config it was saved with."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.checks import check_losses
+from sgdl_wrap.compiled import uncompiled, what_was_compiled
 from sgdl_wrap.distributed.engine import bare, forward_expected
 from sgdl_wrap.preflight import check_lookahead, is_sliceable
 from sgdl_wrap.random_streams import RandomStreams
@@ -23,7 +24,7 @@ class UserCode:
     """What the user handed over to be called.
 
     Args:
-        model: the recommender, or the DistributedDataParallel around it.
+        model: the recommender, or the DistributedDataParallel or torch.compile around it.
         loss_fn: ``loss_fn(model, batch) -> (B,)`` per-sample losses.
         score_fn: ``score_fn(model, users, items) -> (K,)``; None calls the model.
         seed: of the random streams that serve calls which the plain loop would not make.
@@ -41,11 +42,13 @@ class UserCode:
         self, model: nn.Module, loss_fn: LossFn, score_fn: ScoreFn | None, *, seed: int
     ) -> None:
         self.model = bare(model)
-        self._trained = model  # by its backward, which averages over the ranks
+        # by its backward, which averages over the ranks; compiled, and what was compiled
+        self._trained, self._trained_loss = model, loss_fn
+        self._eager: nn.Module = what_was_compiled(model)
         self._forward_seen = False
-        self.loss_fn = loss_fn
+        self.loss_fn: LossFn = what_was_compiled(loss_fn)
         self._score_fn = score_fn
-        self.modules = [m for m in (self.model, loss_fn) if isinstance(m, nn.Module)]
+        self.modules = [m for m in (self.model, self.loss_fn) if isinstance(m, nn.Module)]
         self.streams = RandomStreams(seed)
         self.lookahead: Lookahead | None = None
         self.sliceable: bool | None = None
@@ -55,14 +58,23 @@ class UserCode:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def losses(self, batch: Any, size: int | None, where: str) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, batch: Any, size: int | None, where: str, *, twice: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """L(θ) of a batch, (B,), and its mean, checked, with their graph.
+
+        Args:
+            twice: whether they are to be differentiated twice, which nothing compiled can.
 
         Raises:
             LossError: losses of another shape than (size,), or not finite.
         """
         with nullcontext() if self._forward_seen else forward_expected(self._trained):
-            losses = self.loss_fn(self._trained, batch)
+            if twice:
+                with uncompiled(self.modules):
+                    losses = self.loss_fn(self._eager, batch)
+            else:
+                losses = self._trained_loss(self._trained, batch)
         self._forward_seen = True
         return losses, check_losses(losses, size, where)
 
@@ -92,9 +104,10 @@ class UserCode:
         if self.lookahead is None:
             self.lookahead = self._tried(batch, size)
         if self.sliceable is None:
-            self.sliceable = is_sliceable(
-                self.modules, self.model, self.loss_fn, batch, size, self.streams
-            )
+            with uncompiled(self.modules):
+                self.sliceable = is_sliceable(
+                    self.modules, self.model, self.loss_fn, batch, size, self.streams
+                )
         return self.lookahead
 
     def renew(self, batch: Any, size: int) -> Lookahead:
@@ -104,9 +117,10 @@ class UserCode:
 
     def _tried(self, batch: Any, size: int) -> Lookahead:
         lookahead = Lookahead(self.model, self.loss_fn)
-        self.streams.guard_foreign = check_lookahead(
-            self.modules, self.model, self.loss_fn, lookahead, batch, size, self.streams
-        )
+        with uncompiled(self.modules):
+            self.streams.guard_foreign = check_lookahead(
+                self.modules, self.model, self.loss_fn, lookahead, batch, size, self.streams
+            )
         return lookahead
 
     @contextmanager
@@ -115,6 +129,7 @@ class UserCode:
         with (
             undisturbed(self.modules, buffers=False),
             evaluating(self.modules),
+            uncompiled(self.modules),
             self.streams.own(self.device, advance=advance),
             torch.no_grad(),
         ):

@@ -32,7 +32,7 @@ _NEVER = 1 << 62
 
 
 class CallCounter:
-    """Counts calls of functions, all of them or those of saving alone, and dies at one."""
+    """Counts calls of functions, those of training or those of saving, and dies at one."""
 
     def __init__(self, *, saving: bool, dies_at: int = _NEVER) -> None:
         self.saving = saving
@@ -43,7 +43,7 @@ class CallCounter:
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if frame.f_code is save_checkpoint.__code__ and event in ("call", "return"):
             self._inside = event == "call"
-        if event in ("call", "c_call") and (self._inside or not self.saving):
+        if event in ("call", "c_call") and self._inside is self.saving:
             self.calls += 1
             if self.calls >= self.dies_at:
                 os.kill(os.getpid(), signal.SIGKILL)

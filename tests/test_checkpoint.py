@@ -110,7 +110,9 @@ def test_a_run_killed_at_twenty_points_ends_bit_for_bit_as_an_undisturbed_one(
     assert ran.returncode == 0, ran.stderr
     kills = json.loads((tmp_path / "kills.json").read_text())
     assert len(kills) == 20
-    assert sum(kill["partial"] for kill in kills) >= 5  # else no file was ever half written
+    assert sum(kill["saving"] for kill in kills) == 10  # the others died in training
+    half_written = sum(kill["saving"] and kill["partial"] for kill in kills)
+    assert half_written >= 5  # else no death came while a file was written
     assert len({kill["step"] for kill in kills}) >= 5
     expected = without(load_checkpoint(tmp_path / "whole-False.pt"), "seconds")
     assert expected["denoiser"]["self_guided"] is not None
@@ -146,6 +148,17 @@ def test_a_full_disk_leaves_the_file_of_before_and_no_litter(tmp_path: Path, roo
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(f"Expected to write the checkpoint {place}, got OSError: ")
     assert "a file saved there before is as it was" in ran.stdout
+    assert load_checkpoint(place) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_device_without_space_is_said_and_the_file_of_before_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "run.pt"
+    save_checkpoint(place, epoch=1)
+    (tmp_path / "run.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(StateError, match=r"^Expected to write .* got OSError: .*No space left on"):
+        save_checkpoint(place, table=torch.zeros(100_000), epoch=2)
     assert load_checkpoint(place) == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [place]
 

@@ -42,14 +42,17 @@ EDGES = {
     "gumbel_tau": ([1e-6, 50.0], [0, 9e-7, float("inf")]),
     "gumbel_draws": ([1, 10**6], [0]),
     "guidance_size": ([None, 1, 10**9], [0, -1]),
+    "max_guidance_batch": ([None, 1, 10**9], [0, -1]),
     "guidance_interval": ([1, 10**6], [0]),
     "seed": ([0, 2**63 - 1], [-1, 2**63]),
 }
-OPTIONAL = {"meta_lr", "noise_rate", "switch_timeout", "assumed_lr", "guidance_size"}
+OPTIONAL = {
+    "meta_lr", "noise_rate", "switch_timeout", "assumed_lr", "guidance_size", "max_guidance_batch",
+}  # fmt: skip
 WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",
     "denoising_scheduler_hidden", "factor_history", "gumbel_draws", "guidance_size",
-    "guidance_interval", "seed",
+    "max_guidance_batch", "guidance_interval", "seed",
 }  # fmt: skip
 FIELDS = {field.name for field in dataclasses.fields(DenoiserConfig)}
 

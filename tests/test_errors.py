@@ -929,17 +929,6 @@ def test_a_cache_that_the_loop_clears_is_refused_or_does_no_harm() -> None:
     assert_identical(outcomes[1], outcomes[0])
 
 
-class Compiled(nn.Module):
-    """What torch.compile returns, as far as anyone can see."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._orig_mod = model
-
-    def forward(self, *arguments: Any) -> Tensor:
-        return self._orig_mod(*arguments)
-
-
 class Parametrised(TwoLayers):
     def forward(self, users: Tensor, items: Tensor, params: Any = None) -> Tensor:
         return super().forward(users, items)
@@ -953,20 +942,9 @@ class WithMetaclass(TwoLayers, metaclass=_Meta):
     pass
 
 
-def compiled_in_place() -> nn.Module:
-    model = seeded_model(TwoLayers)
-    model.first._compiled_call_impl = model.first.forward
-    return model
-
-
 @pytest.mark.parametrize(
     ("make_model", "message"),
     [
-        (
-            lambda: Compiled(seeded_model(TwoLayers)),
-            r"^Expected an uncompiled model, got the wrapper of torch\.compile.*model\._orig_mod",
-        ),
-        (compiled_in_place, r"^Expected an uncompiled model, got module\.compile\(\) on submodule"),
         (
             lambda: nn.DataParallel(seeded_model(TwoLayers)),
             r"^Expected a bare model or DistributedDataParallel, got DataParallel\. Pass",
@@ -980,7 +958,7 @@ def compiled_in_place() -> nn.Module:
             "^Expected ordinary classes of modules, got the metaclass _Meta in the model",
         ),
     ],
-    ids=["compiled", "compiled in place", "DataParallel", "forward(params)", "metaclass"],
+    ids=["DataParallel", "forward(params)", "metaclass"],
 )
 def test_wrappers_and_odd_classes_are_refused_at_construction(
     make_model: Callable[[], nn.Module], message: str

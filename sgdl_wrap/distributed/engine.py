@@ -16,23 +16,33 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sgdl_wrap.compiled import what_was_compiled
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.errors import DenoiserWarning, OrderError, UnsupportedModelError
 
 _FSDP = ("FullyShardedDataParallel", "FSDPModule")
+_DISTRIBUTED = "DTensor"  # of tensor parallelism
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The user's own model, without the engine around it."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """The user's own model, without the engine or torch.compile around it."""
+    inside: nn.Module = what_was_compiled(model)
+    return inside.module if isinstance(inside, DistributedDataParallel) else inside
 
 
 def check_engine(model: nn.Module) -> None:
     """Refuses what cannot be denoised on several processes.
 
     Raises:
-        UnsupportedModelError: FSDP, a static graph, a forward that talks to other ranks.
+        UnsupportedModelError: FSDP, parameters divided among ranks, a static graph, a forward that
+            talks to other ranks, an engine that was compiled.
     """
+    inside = what_was_compiled(model)
+    if inside is not model and isinstance(inside, DistributedDataParallel):
+        raise UnsupportedModelError(
+            "Expected DistributedDataParallel around the compiled model, got torch.compile around "
+            "DistributedDataParallel. Call model.compile() first, and wrap the model then."
+        )
     for module in model.modules():
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if kinds & set(_FSDP):
@@ -51,6 +61,12 @@ def check_engine(model: nn.Module) -> None:
             "Expected DistributedDataParallel without static_graph, got it with: it takes the "
             "first gradient that is asked for as the backward. Set static_graph=False."
         )
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__name__ == _DISTRIBUTED:
+            raise UnsupportedModelError(
+                f"Expected whole parameters on every rank, got {name!r} as a DTensor, of which "
+                "each holds a part. Use DistributedDataParallel."
+            )
 
 
 def ranks_of(model: nn.Module) -> Ranks:

@@ -141,7 +141,7 @@ class SelfGuidedCallback(Callback):
         self.denoiser = SelfGuidedDenoiser(
             self._part(pl_module), list(trainer.optimizers), self._loss_fn, **self._arguments
         )
-        self.denoiser._explicit_epochs = True  # Lightning says where an epoch ends
+        self.denoiser._epochs.ended_by_calls = True  # Lightning says where an epoch ends
         if saved is not None:
             self.denoiser.load_state_dict(saved)
         self._compared = False

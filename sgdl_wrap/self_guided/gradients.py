@@ -84,7 +84,10 @@ def assumed_update(
 
 
 def gradient_at(loss: Tensor, virtual: Sequence[Tensor | RowUpdate]) -> list[Tensor]:
-    """∇ of a scalar at θ̂, dense; of a table of moved rows in those rows alone, (m, d)."""
+    """∇ of a scalar at θ̂, dense; of a table of moved rows in those rows alone, (m, d).
+
+    Once for each scalar: a table then forgets what was looked up in it.
+    """
     leaves = [[v] if isinstance(v, Tensor) else v.leaves() for v in virtual]
     found = torch.autograd.grad(
         loss, [leaf for group in leaves for leaf in group], allow_unused=True
@@ -94,6 +97,7 @@ def gradient_at(loss: Tensor, virtual: Sequence[Tensor | RowUpdate]) -> list[Ten
         mine, found = found[: len(group)], found[len(group) :]
         if isinstance(value, RowUpdate):
             gradients.append(value.gradient(mine))
+            value.forget()
         elif mine[0] is None:
             gradients.append(torch.zeros_like(value))
         else:

@@ -33,6 +33,16 @@ class Guidance:
         """The (n,) guidance losses among the losses of :attr:`batch`."""
         return losses if self.rows is None else losses[self.rows.to(losses.device)]
 
+    def pieces(self, most: int | None) -> list[Guidance]:
+        """The same samples in order, at most so many at a time, in pieces of nearly one size.
+
+        All of them in one where they are a part of a batch that stays whole.
+        """
+        if most is None or self.rows is not None or len(self.ids) <= most:
+            return [self]
+        parts = torch.arange(len(self.ids)).tensor_split(-(-len(self.ids) // most))
+        return [Guidance(take_rows(self.batch, p), None, self.ids[p.numpy()]) for p in parts]
+
 
 def choose_guidance(
     batch: Any,

@@ -40,7 +40,7 @@ class MetaStep:
     """What one step of ψ and φ saw; gradients are those that their optimizers took.
 
     Attributes:
-        guidance_loss: Σ_m c_m L_m(θ̂).
+        guidance_loss: Σ_m c_m L_m(θ̂), of this rank's samples.
         shares: c, (n,).
         products: <ḡ, ∇L_k(θ)> of the training samples, (B,) (Eq. 16).
         weighting_gradients: d(guidance loss)/dψ.
@@ -128,17 +128,26 @@ class SelfGuidedLearner:
         # of several ranks the mean, as the actual update will be
         scale = assumed_lr / (len(losses) * self._ranks.size)
         virtual = assumed_update(theta, *self._ranks.summed(ascent, scale))  # Eq. 7
-        # rewound for the cosines, as both points must see the same dropout masks
-        with streams.own(losses.device, advance=not cosines):
-            guidance_losses = _losses_at(virtual, guidance, lookahead)
+        most = self.config.max_guidance_batch
+        pieces: list[Guidance | None] = [None] if guidance is None else [*guidance.pieces(most)]
+        ids = np.concatenate([p.ids for p in pieces if p is not None] or [np.empty(0, np.int64)])
         if cosines:
             dense = [value for value in virtual if isinstance(value, Tensor)]
-            self._record_cosines(guidance, guidance_losses, dense, lookahead, streams)
-        ids = np.empty(0, dtype=np.int64) if guidance is None else guidance.ids
+            self._record_cosines(ids, pieces, dense, lookahead, streams)
         selection = self.selector.select(ids)
         shares = selection.shares
-        guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
-        direction = gradient_at(guidance_loss, virtual)
+        direction: list[Tensor] = []
+        evaluated, first = [], 0
+        for piece in pieces:  # one after the other, as the graph of each takes memory
+            with streams.own(losses.device):
+                here = _losses_at(virtual, piece, lookahead)
+            part = (shares[first : first + len(here)].to(here.dtype) * here).sum()
+            found = gradient_at(part, virtual)
+            # not in place: one gradient may stand for two parameters
+            direction = list(map(torch.add, direction, found)) if direction else found
+            evaluated.append(here.detach())
+            first += len(here)
+        guidance_losses = torch.cat(evaluated)
         self._ranks.sum_(direction)
         products = gradient_products(ascent, vector, direction)
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
@@ -158,25 +167,31 @@ class SelfGuidedLearner:
             where, _REMEDY,
         )
         step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
-        return MetaStep(guidance_loss.detach(), shares, products, gradients)
+        guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
+        return MetaStep(guidance_loss, shares, products, gradients)
 
     def _record_cosines(
         self,
-        guidance: Guidance | None,
-        assumed_losses: Tensor,
+        ids: np.ndarray,
+        pieces: Sequence[Guidance | None],
         virtual: list[Tensor],
         lookahead: Lookahead,
         streams: RandomStreams,
     ) -> None:
         """(L_m(θ), cos(∇L_m(θ̂), ∇L_m(θ))) of the guidance samples, as Eq. 10 prints it."""
         theta = [p.detach().clone().requires_grad_() for p in lookahead.parameters]
-        with streams.own(theta[0].device):
-            losses = _losses_at(theta, guidance, lookahead)
-        cosines = gradient_cosines(losses, theta, assumed_losses, virtual)
-        ids = np.empty(0, dtype=np.int64) if guidance is None else guidance.ids
+        factors = []
+        for piece in pieces:
+            # rewound, as both points must see the same dropout masks
+            with streams.own(theta[0].device, advance=False):
+                there = _losses_at(virtual, piece, lookahead)
+            with streams.own(theta[0].device):
+                here = _losses_at(theta, piece, lookahead)
+            factors.append((here.detach(), gradient_cosines(here, theta, there, virtual)))
+        losses, cosines = (torch.cat(column) for column in zip(*factors, strict=True))
         known = ids >= 0
         on_device = torch.from_numpy(known).to(losses.device)
-        self.selector.record(ids[known], losses.detach()[on_device], cosines[on_device])
+        self.selector.record(ids[known], losses[on_device], cosines[on_device])
 
     def state_dict(self) -> dict[str, Any]:
         """ψ, φ, their optimizers, the factor history and the generator, as copies."""

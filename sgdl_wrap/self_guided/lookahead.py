@@ -42,7 +42,7 @@ _HOOKS = (
 )
 _ALWAYS_COPIED = 65_536  # elements
 # what every module has, and a functional twin must not take from its original again
-_MODULE_ATTRIBUTES = set(vars(nn.Module())) - {"training"}
+_MODULE_ATTRIBUTES = set(vars(nn.Module())) - {"training"} | {"_compiled_call_impl"}
 
 
 class _LossModule(nn.Module):
@@ -216,6 +216,7 @@ class _Twin:
     ) -> None:
         self.original = original
         self.functional = functional
+        vars(functional).pop("_compiled_call_impl", None)  # module.compile(), of the original
         numbers = {id(p): i for i, p in enumerate(parameters)}
         self._slots = [
             (name, numbers[id(p)])

@@ -250,6 +250,10 @@ class RowUpdate:
             total += gradients[-1][self.ids]
         return total
 
+    def forget(self) -> None:
+        """Lets go of the rows given out: what is looked up from now on has leaves of its own."""
+        self._seen.clear()
+
 
 class MovedTable(Tensor):
     """Stands for a table at θ̂: look-ups in it are moved by rows, all else is given the whole."""

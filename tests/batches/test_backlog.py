@@ -195,7 +195,7 @@ def test_what_is_written_down_is_each_step_in_its_order(capacity: int, seeds: li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "CAPACITY", capacity)
         run = Run(config)
-        run.denoiser._epochs._ended_by_calls = True  # one epoch, however long
+        run.denoiser._epochs.ended_by_calls = True  # one epoch, however long
         for seed in seeds:
             run.act("step", seed)
         state = run.denoiser.state_dict()

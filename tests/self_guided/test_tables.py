@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from sgdl_wrap.self_guided.gradients import assumed_update
+from sgdl_wrap.self_guided.gradients import assumed_update, gradient_at
 from sgdl_wrap.self_guided.learner import MetaStep
 from sgdl_wrap.self_guided.tables import LookupWatch, RowGradient, RowUpdate, known_lookups
 from tests.models_zoo import (
@@ -961,3 +961,13 @@ def test_a_table_in_a_list_is_the_whole_of_it(join: Callable[[Any], Tensor], kin
     (gradient,) = torch.autograd.grad((found.flatten() * torch.arange(6)).sum(), update.leaves())
     assert update.gradient([gradient]).tolist() == [[1]]
     assert type(found) is Tensor
+
+
+def test_a_gradient_forgets_what_was_looked_up_for_it() -> None:
+    """Else the look-ups of every piece of guidance would be held until the last."""
+    update = RowUpdate(torch.zeros(5, 1), torch.tensor([1, 3]), torch.tensor([[10.0], [30.0]]))
+    for factor in (1.0, 2.0):
+        rows = F.embedding(torch.tensor([3, 3, 1]), update.stand_in())
+        (found,) = gradient_at(factor * rows.sum(), [update])
+        assert found.tolist() == [[factor], [2 * factor]]
+        assert update.leaves() == []
