@@ -1,21 +1,23 @@
-"""DeCA: denoising with cross-model agreement, as models differ most on what is noise.
+"""DeCA(p): denoising by agreement with a pretrained model, as models differ most on what is noise.
 
 Source: Wang et al., Learning Robust Recommenders through Cross-Model Agreement, WWW 2022, with the
-published code where the text is silent. The target model f and another, g, predict what a user
-truly prefers, r; h and h' predict what is observed, r~, where r is 0 or 1. Trained together they
-minimise
+published code where the text is silent. The target model f, and h and h', predict what a user truly
+prefers, r, and what is then observed, r~; both are 0 or 1. They are trained together to minimise
 
     α KL(g || f) + (1 - α) KL(f || g) - E_{r ~ f}[ ln P(r~ | r) ],
 
-by turns with two assumptions on the last term (its Algorithm 1):
+by turns with two assumptions on the last term:
 
     DP, denoising positives: P(1 | r=1) = 1, P(1 | r=0) = h;  ln P(0 | r=1) = -C1;
     DN, denoising negatives: P(0 | r=0) = 1, P(1 | r=1) = h'; ln P(1 | r=0) = -C2.
 
+g is a model of f's own kind that ordinary training has made beforehand, from another seed, and that
+stays as it is: the paper's DeCA(p). In its DeCA, g is a matrix factorisation trained along with f.
+
 Departures:
 
-1. The objective is a mean over the batch, as in all the methods compared, with as many negatives
-   as the model's own batches have. The paper sums the means of positives and of negatives.
+1. The pretrained model has a fixed number of epochs, a share of the recipe's, instead of stopping
+   early on validation; they are not counted among the method's epochs.
 2. Probabilities stay logits: the code's logarithms stop at ln 1e-5, these do not.
 3. For pointwise models alone. In the SGDL paper it also stands beside models with the BPR loss,
    which it replaces by its own.
@@ -26,6 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import cycle
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,11 +36,11 @@ from torch.nn import functional as F
 from examples.batches import Batch
 from examples.recipes import Recipe
 from examples.reproduction.methods.method import Epochs, Method
-from examples.training import Training
+from examples.training import Training, plain_epoch
 
 
 class Factors(nn.Module):
-    """logit(u, i) = p_u · q_i + b_u + b_i: the paper's g, h and h'."""
+    """logit(u, i) = p_u · q_i + b_u + b_i: the paper's h and h'."""
 
     def __init__(self, n_users: int, n_items: int, dim: int) -> None:
         super().__init__()
@@ -88,6 +91,12 @@ def denoising_negatives(target: Tensor, h: Tensor, labels: Tensor, c2: float) ->
     return f * of_labels + labels * (1 - f) * c2
 
 
+def balanced(losses: Tensor, labels: Tensor) -> Tensor:
+    """The mean over observed pairs plus the mean over the others, a scalar; none has the mean 0."""
+    of_kinds = [losses[labels > 0], losses[labels == 0]]
+    return torch.stack([kind.sum() / max(len(kind), 1) for kind in of_kinds]).sum()
+
+
 @dataclass(frozen=True)
 class DeCA(Method):
     """Trains the model by agreement with another, and by two models of how noise arises."""
@@ -99,7 +108,9 @@ class DeCA(Method):
     c2: float = 10.0
     """C2, of an observed pair that is not liked, under DN. Code: 10."""
     dim: int = 32
-    """Width of the three other models. Code: 32."""
+    """Width of h and h'. Code: 32."""
+    pretraining: float = 1 / 3
+    """Epochs of the pretrained model, as a share of the recipe's."""
 
     def supports(self, recipe: Recipe) -> bool:
         """Pointwise models alone, whose scores are logits."""
@@ -108,13 +119,19 @@ class DeCA(Method):
     def start(self, training: Training) -> Epochs:
         """Epochs of steps that alternate between the two assumptions."""
         data = training.data
-        others = nn.ModuleList(Factors(data.n_users, data.n_items, self.dim) for _ in range(3))
-        optimizer = torch.optim.Adam(others.parameters(), lr=training.recipe.learning_rate)
+        noise = nn.ModuleList(Factors(data.n_users, data.n_items, self.dim) for _ in range(2))
+        optimizer = torch.optim.Adam(noise.parameters(), lr=training.recipe.learning_rate)
         turns = cycle((True, False))
+        pretrained: list[nn.Module] = []
 
         def run_epoch() -> None:
+            if not pretrained:
+                pretrained.append(self.pretrain(training))
             for batch in training.batches:
-                loss = self.losses(training.model, others, batch, positives=next(turns)).mean()
+                losses = self.losses(
+                    training.model, pretrained[0], noise, batch, positives=next(turns)
+                )
+                loss = balanced(losses, batch[2])
                 if training.penalty_fn is not None:
                     loss = loss + training.penalty_fn(training.model, batch)
                 training.optimizer.zero_grad()
@@ -125,19 +142,39 @@ class DeCA(Method):
 
         return Epochs(run_epoch)
 
+    def pretrain(self, training: Training) -> nn.Module:
+        """g: a model as the training's, after ordinary epochs from another seed, in eval mode."""
+        recipe, data = training.recipe, training.data
+        model = recipe.build(data)  # the stream of random numbers has moved on
+        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
+        generator = np.random.default_rng([training.seed, 3])
+        batches = recipe.batches(data, recipe.batch_size, generator)
+        for _ in range(round(self.pretraining * recipe.epochs)):
+            plain_epoch(model, optimizer, recipe.loss_fn, training.penalty_fn, batches)
+        return model.eval()
+
     def losses(
-        self, model: nn.Module, others: nn.ModuleList, batch: Batch, *, positives: bool
+        self,
+        model: nn.Module,
+        pretrained: nn.Module,
+        noise: nn.ModuleList,
+        batch: Batch,
+        *,
+        positives: bool,
     ) -> Tensor:
         """The objective of each sample, (B,), with the assumption DP (positives) or DN.
 
         Args:
-            others: g, h, h'.
+            pretrained: g.
+            noise: h and h'.
         """
         users, items, labels = batch
-        g, h, h_of_liked = others
-        target, agreed = model(users, items), g(users, items)
+        target = model(users, items)
+        with torch.no_grad():
+            agreed = pretrained(users, items)
         divergences = self.alpha * divergence(agreed, target)
         divergences = divergences + (1 - self.alpha) * divergence(target, agreed)
+        h, h_of_liked = noise
         if positives:
             return divergences + denoising_positives(target, h(users, items), labels, self.c1)
         likelihood = denoising_negatives(target, h_of_liked(users, items), labels, self.c2)

@@ -14,11 +14,12 @@ from examples.recipes import RECIPES, Recipe
 from examples.reproduction.methods.deca import (
     DeCA,
     Factors,
+    balanced,
     denoising_negatives,
     denoising_positives,
     divergence,
 )
-from examples.training import set_up
+from examples.training import Training, set_up
 
 LOGITS = torch.tensor([-2.0, -0.5, 0.0, 1.0, 3.0])
 
@@ -82,42 +83,63 @@ def test_steps_take_turns_between_the_assumptions(
     assert turns == [step % 2 == 0 for step in range(2 * n_steps)]
 
 
-def test_each_assumption_teaches_its_own_model_of_noise(
+def test_each_assumption_teaches_its_own_model_of_noise_and_never_the_pretrained(
     neumf_recipe: Recipe, small_data: InteractionData
 ) -> None:
     training = set_up(neumf_recipe, small_data, seed=0)
+    pretrained = set_up(neumf_recipe, small_data, seed=1).model
     batch = next(iter(training.batches))
     for positives in (True, False):
-        others = nn.ModuleList(
-            Factors(small_data.n_users, small_data.n_items, 4) for _ in range(3)
-        )
-        DeCA().losses(training.model, others, batch, positives=positives).mean().backward()
-        taught = [other.users.weight.grad is not None for other in others]
-        assert taught == [True, positives, not positives]
+        noise = nn.ModuleList(Factors(small_data.n_users, small_data.n_items, 4) for _ in range(2))
+        losses = DeCA().losses(training.model, pretrained, noise, batch, positives=positives)
+        losses.mean().backward()
+        taught = [other.users.weight.grad is not None for other in noise]
+        assert taught == [positives, not positives]
+    assert all(parameter.grad is None for parameter in pretrained.parameters())
 
 
-def test_training_makes_the_models_agree(
+def test_pretraining_is_ordinary_training_from_another_start(
+    neumf_recipe: Recipe, small_data: InteractionData
+) -> None:
+    training = set_up(replace(neumf_recipe, epochs=9), small_data, seed=0)
+    pretrained = DeCA(pretraining=1 / 3).pretrain(training)
+    assert not pretrained.training
+    users, items, labels = next(iter(training.batches))
+    with torch.no_grad():
+        before = training.recipe.loss_fn(training.model, (users, items, labels)).mean()
+        after = training.recipe.loss_fn(pretrained, (users, items, labels)).mean()
+    assert after < before - 0.1
+    assert not torch.equal(pretrained.gmf_user.weight, training.model.gmf_user.weight)
+
+
+def test_training_makes_the_model_agree_with_the_pretrained(
     monkeypatch: pytest.MonkeyPatch, neumf_recipe: Recipe, small_data: InteractionData
 ) -> None:
-    kept: list[nn.ModuleList] = []
-    losses = DeCA.losses
+    kept: list[nn.Module] = []
+    pretrain = DeCA.pretrain
 
-    def spy(self: DeCA, model: nn.Module, others: nn.ModuleList, *rest: Any, **kind: Any) -> Tensor:
-        kept.append(others)
-        return losses(self, model, others, *rest, **kind)
+    def spy(self: DeCA, training: Training) -> nn.Module:
+        kept.append(pretrain(self, training))
+        return kept[-1]
 
-    monkeypatch.setattr(DeCA, "losses", spy)
-    training = set_up(replace(neumf_recipe, learning_rate=0.01), small_data, seed=0)
-    epochs = DeCA(c1=10.0).start(training)
-    for _ in range(5):
-        epochs.run()
-    agreed, _, _ = kept[-1]
+    monkeypatch.setattr(DeCA, "pretrain", spy)
+    training = set_up(replace(neumf_recipe, epochs=12, learning_rate=0.01), small_data, seed=0)
+    epochs = DeCA(c1=1.0, c2=1.0).start(training)
     users, items, _ = next(iter(training.batches))
     with torch.no_grad():
-        target = training.model(users, items)
-        with_g = divergence(agreed(users, items), target).mean()
-        by_chance = divergence(agreed(users, items)[torch.randperm(len(users))], target).mean()
-    assert with_g < 0.2 * by_chance
+        start = training.model(users, items)
+    for _ in range(4):
+        epochs.run()
+    assert len(kept) == 1
+    with torch.no_grad():
+        agreed, target = kept[0](users, items), training.model(users, items)
+    assert divergence(agreed, target).mean() < 0.5 * divergence(agreed, start).mean()
+
+
+def test_positives_and_negatives_count_as_much_whatever_their_number() -> None:
+    losses, labels = torch.tensor([4.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert balanced(losses, labels).item() == 4 + 2
+    assert balanced(losses[:1], labels[:1]).item() == 4
 
 
 def test_is_for_pointwise_models_alone() -> None:
