@@ -129,11 +129,11 @@ def _page(command: str, records: list[dict[str, Any]], table: str) -> str:
             for one in (record["settings"] for record in records)
         )
     )
+    first = records[0]["settings"]
     lines = [
         "# Figures 1, 3, 4 and 5 of the paper", "", "```", command, "```", "", *told,
-        f"Data {records[0]['settings']['data']}, seed {records[0]['settings']['seed']}; {settings}. "
-        "MP and MR are those of plain training; memorized: share of the clean / of the noisy "
-        "interactions.",
+        f"Data {first['data']}, seed {first['seed']}; {settings}. MP and MR are those "
+        "of plain training; memorized: share of the clean / of the noisy interactions.",
         "",
     ]  # fmt: skip
     return "\n".join(lines) + "\n" + table

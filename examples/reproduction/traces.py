@@ -1,4 +1,4 @@
-"""What the paper's figures show of a training: memorization, losses, weights, by clean and noisy."""
+"""What the paper's figures show of a training: how clean and noisy interactions fare in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from examples.reproduction.grids import BENCHES
 from examples.training import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
-BINS = 40
+BINS = 40  # of histograms, and of the weighting function
 EPOCHS = {"lightgcn": 60, "ngcf": 60, "neumf": 30, "cdae": 60}
 
 
