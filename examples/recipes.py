@@ -39,6 +39,8 @@ class Recipe:
     l2: float
     history_length: int = 20
     """Epochs of memorization history: a model that is done within few epochs needs a short one."""
+    graph: bool = False
+    """Whether the model passes its embeddings through a list `graphs`, one a layer."""
 
 
 def _build_lightgcn(data: InteractionData) -> nn.Module:
@@ -123,6 +125,7 @@ LIGHTGCN = Recipe(
     batch_size=2048,
     epochs=300,
     l2=1e-3,
+    graph=True,
 )
 NEUMF = Recipe(
     name="NeuMF",
@@ -160,6 +163,7 @@ NGCF_RECIPE = Recipe(
     batch_size=2048,
     epochs=100,
     l2=1e-3,
+    graph=True,
 )
 RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF, "cdae": CDAE_RECIPE, "ngcf": NGCF_RECIPE}
 

@@ -6,6 +6,9 @@ Recommendation, SIGIR 2020.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,7 +68,11 @@ class LightGCN(nn.Module):
         self.item_embedding = nn.Embedding(n_items, embedding_dim)
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
-        self.adjacency = normalised_adjacency(train_users, train_items, n_users, n_items)
+        adjacency = normalised_adjacency(train_users, train_items, n_users, n_items)
+        # what each layer multiplies with; a method may put another graph into its place
+        self.graphs: list[Callable[[Tensor], Tensor]] = [
+            partial(symmetric_product, adjacency)
+        ] * n_layers
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Final embeddings of users, (n_users, d), and of items, (n_items, d).
@@ -74,8 +81,8 @@ class LightGCN(nn.Module):
         """
         layer = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
         total = layer
-        for _ in range(self.n_layers):
-            layer = symmetric_product(self.adjacency, layer)
+        for depth in range(self.n_layers):
+            layer = self.graphs[depth](layer)
             total = total + layer
         mean = total / (self.n_layers + 1)
         return mean[: self.n_users], mean[self.n_users :]

@@ -5,6 +5,9 @@ Source: Wang et al., Neural Graph Collaborative Filtering, SIGIR 2019.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +65,11 @@ class NGCF(nn.Module):
         )
         for parameter in self.parameters():
             nn.init.xavier_uniform_(parameter)
-        self.adjacency = normalised_adjacency(train_users, train_items, n_users, n_items)
+        adjacency = normalised_adjacency(train_users, train_items, n_users, n_items)
+        # what each layer multiplies with; a method may put another graph into its place
+        self.graphs: list[Callable[[Tensor], Tensor]] = [
+            partial(symmetric_product, adjacency)
+        ] * n_layers
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Final embeddings of users, (n_users, (L+1) d), and of items, (n_items, (L+1) d).
@@ -71,8 +78,8 @@ class NGCF(nn.Module):
         """
         layer = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
         layers = [layer]
-        for sums, products in zip(self.sums, self.products, strict=True):
-            received = symmetric_product(self.adjacency, self._sent(layer))
+        for graph, sums, products in zip(self.graphs, self.sums, self.products, strict=True):
+            received = graph(self._sent(layer))
             layer = F.leaky_relu(sums(received + layer) + products(received * layer), 0.2)
             layer = F.dropout(layer, self.message_dropout, self.training)
             layers.append(_of_length_one(layer))

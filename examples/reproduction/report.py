@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from statistics import mean, median
@@ -17,11 +17,18 @@ METRICS = {"recall@5": "R@5", "recall@20": "R@20", "ndcg@5": "N@5", "ndcg@20": "
 MAIN_METRIC = "ndcg@20"
 
 
-def summary(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, Any]]:
-    """One entry a cell whose final runs are done, with what is reported of it."""
+def summary(
+    cells: Sequence[Cell], store: ResultStore, *, reference: str = "plain"
+) -> list[dict[str, Any]]:
+    """One entry a cell whose final runs are done, with what is reported of it.
+
+    Args:
+        reference: the row of a table that its others are compared with.
+    """
     rows = []
     for _, group in _by_table(cells):
-        done = {cell.method: (cell, cell.results(store)) for cell in group}
+        done = {cell.label: (cell, cell.results(store)) for cell in group}
+        compared = _values(done.get(reference))
         plain = _values(done.get("plain"))
         ceiling = _values(done.get("clean_only"))
         for method, (cell, results) in done.items():
@@ -42,12 +49,12 @@ def summary(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, Any]]:
             }
             for metric in METRICS:
                 row[metric] = mean_and_spread([result.test[metric] for result in results])
-            if plain and method != "plain":
-                row["over_plain"] = mean(values) / mean(plain) - 1
-                row["p_value"] = paired_p_value(values, plain)
+            if compared and method != reference:
+                row[f"over_{reference}"] = mean(values) / mean(compared) - 1
+                row["p_value"] = paired_p_value(values, compared)
             if plain and ceiling and method not in ("plain", "clean_only"):
                 row["recovered"] = recovered_share(mean(values), mean(plain), mean(ceiling))
-            if method == "sgdl":
+            if cell.method == "sgdl":
                 row["memorization_points"] = [result.memorization_point for result in results]
                 row["noise_rates"] = [result.noise_rate for result in results]
                 row["aucs"] = [result.final_auc for result in results]
@@ -55,18 +62,23 @@ def summary(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as tables, one for each condition and model."""
+def markdown(rows: Sequence[dict[str, Any]], *, reference: str = "plain") -> str:
+    """The rows as tables, one for each data, condition and model."""
     lines: list[str] = []
-    for (condition, model), group in groupby(rows, lambda row: (row["condition"], row["model"])):
+    several = len({row["data"] for row in rows}) > 1
+    for (data, condition, model), group in groupby(
+        rows, lambda row: (row["data"], row["condition"], row["model"])
+    ):
+        columns = _columns(reference)
         lines += [
-            f"### {model}, {condition}",
+            f"### {f'{data}, ' if several else ''}{model}, {condition}",
             "",
-            "| method | " + " | ".join(METRICS.values()) + " | N@20 over plain | p | recovered "
-            "| chosen | best epochs | CPU s/epoch |",
-            "|---" * (len(METRICS) + 7) + "|",
+            "| method | " + " | ".join(columns) + " |",
+            "|---" * (len(columns) + 1) + "|",
         ]
-        lines += [_line(row) for row in group]
+        for row in group:
+            cells = [row["method"], *(write(row) for write in columns.values())]
+            lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -81,8 +93,8 @@ def provenances(cells: Sequence[Cell], store: ResultStore) -> list[dict[str, str
     return found
 
 
-def _by_table(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, str], list[Cell]]]:
-    for table, group in groupby(cells, lambda cell: (cell.condition, cell.model)):
+def _by_table(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, str, str], list[Cell]]]:
+    for table, group in groupby(cells, lambda cell: (cell.data, cell.condition, cell.model)):
         yield table, list(group)
 
 
@@ -96,16 +108,31 @@ def _median_cpu_seconds(results: Sequence[RunResult]) -> float | None:
     return median(known) if known else None
 
 
-def _line(row: dict[str, Any]) -> str:
-    cells = [row["method"]]
-    cells += [f"{row[metric][0]:.4f} ± {row[metric][1]:.4f}" for metric in METRICS]
-    cells.append(f"{row['over_plain']:+.1%}" if "over_plain" in row else "")
-    cells.append("" if row.get("p_value") is None else f"{row['p_value']:.2g}")
-    cells.append("" if row.get("recovered") is None else f"{row['recovered']:.0%}")
+def _columns(reference: str) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Headers, each with what it writes of a row."""
+
+    def of_metric(metric: str) -> Callable[[dict[str, Any]], str]:
+        return lambda row: f"{row[metric][0]:.4f} ± {row[metric][1]:.4f}"
+
+    def optional(key: str, form: str) -> Callable[[dict[str, Any]], str]:
+        return lambda row: "" if row.get(key) is None else format(row[key], form)
+
+    columns = {name: of_metric(metric) for metric, name in METRICS.items()}
+    columns[f"N@20 over {reference}"] = optional(f"over_{reference}", "+.1%")
+    columns["p"] = optional("p_value", ".2g")
+    if reference == "plain":
+        columns["recovered"] = optional("recovered", ".0%")
+    else:
+        columns["switch after"] = lambda row: ", ".join(
+            "never" if epoch is None else str(epoch) for epoch in row["memorization_points"]
+        )
+    columns["chosen"] = _chosen
+    columns["best epochs"] = lambda row: ", ".join(map(str, row["best_epochs"]))
+    columns["CPU s/epoch"] = optional("epoch_cpu_seconds", ".2f")
+    return columns
+
+
+def _chosen(row: dict[str, Any]) -> str:
     chosen = row["chosen"]
     options = "".join(f", {name} {value}" for name, value in chosen["options"].items())
-    cells.append(f"lr {chosen['learning_rate']:g}, L2 {chosen['l2']:g}{options}")
-    cells.append(", ".join(map(str, row["best_epochs"])))
-    seconds = row["epoch_cpu_seconds"]
-    cells.append("" if seconds is None else f"{seconds:.2f}")
-    return "| " + " | ".join(cells) + " |"
+    return f"lr {chosen['learning_rate']:g}, L2 {chosen['l2']:g}{options}"

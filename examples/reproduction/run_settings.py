@@ -70,6 +70,16 @@ def written_out(method: str, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "config": defaults | options.get("config", {})}
 
 
+def changed_options(run: RunSettings) -> dict[str, Any]:
+    """The method's settings with those of the denoiser that are not its defaults, for people."""
+    config = run.options.get("config")
+    if config is None:
+        return run.options
+    defaults = DenoiserConfig().as_dict()
+    changed = {name: value for name, value in config.items() if value != defaults.get(name)}
+    return {name: value for name, value in run.options.items() if name != "config"} | changed
+
+
 def fingerprint(data: InteractionData) -> str:
     """The data's name and a digest of its splits and flags: "ml100k-0a1b2c3d"."""
     digest = hashlib.sha256(f"{data.n_users} {data.n_items}".encode())

@@ -29,6 +29,11 @@ class Cell:
     tuning_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
 
+    @property
+    def label(self) -> str:
+        """What its row is called."""
+        return self.method
+
     def tuning_runs(self) -> list[RunSettings]:
         """Every trial under every tuning seed."""
         return [run for trial in self._trials() for run in self._runs(trial, self.tuning_seeds)]
@@ -87,11 +92,16 @@ def cells(
     methods: Sequence[str],
     tuning_seeds: Sequence[int],
     seeds: Sequence[int],
+    flagged: bool = True,
 ) -> list[Cell]:
     """The cells of a comparison, in the order they run: by condition, then model, then method.
 
-    Leaves out methods that are not defined for a model's loss, and the clean-only run where the
-    plain one is trained on clean interactions alone.
+    Leaves out methods that are not defined for a model, and the clean-only run where the plain one
+    is trained on clean interactions alone.
+
+    Args:
+        flagged: whether it is known which train interactions are clean; without, there is no
+            clean-only run, and no condition but natural.
     """
     return [
         Cell(data, model, condition, method, tuple(tuning_seeds), tuple(seeds))
@@ -100,6 +110,7 @@ def cells(
         for method in methods
         if METHODS[method]().supports(BENCHES[model].recipe)
         and (condition, method) != ("clean", "clean_only")
+        and (flagged or (condition == "natural" and method != "clean_only"))
     ]
 
 

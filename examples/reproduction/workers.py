@@ -11,7 +11,7 @@ from typing import Any
 
 from examples.reproduction.provenance import current_provenance
 from examples.reproduction.run import execute_from
-from examples.reproduction.run_settings import RunSettings
+from examples.reproduction.run_settings import RunSettings, changed_options
 from examples.reproduction.store import ResultStore
 from examples.reproduction.study import Cell, next_run
 
@@ -84,7 +84,7 @@ class _Progress:
         self.say(
             f"{self._done}/{self._total} runs, about {left:.0f} min left; {run.condition} "
             f"{run.model} {run.method} seed {run.seed} lr {run.learning_rate:g} l2 {run.l2:g} "
-            f"{run.options or ''}: valid {result['best_valid']:.4f}, test "
+            f"{changed_options(run) or ''}: valid {result['best_valid']:.4f}, test "
             f"{result['test']['ndcg@20']:.4f} (epoch {result['best_epoch']}/{result['n_epochs']}, "
             f"{result['seconds']:.0f} s)"
         )

@@ -9,6 +9,7 @@ import pytest
 from results import made_up
 
 from examples.reproduction import __main__ as command
+from examples.reproduction import commands
 from examples.reproduction.provenance import current_provenance
 from examples.reproduction.store import ResultStore
 from examples.reproduction.study import Cell, next_run
@@ -28,7 +29,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             store.put(run, result, current_provenance())
         return {}
 
-    monkeypatch.setattr(command, "run_missing", run_missing)
+    monkeypatch.setattr(commands, "run_missing", run_missing)
     return keys
 
 
@@ -58,7 +59,7 @@ def test_command_runs_prints_writes_and_does_nothing_twice(
 def test_a_failed_run_fails_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "run_missing", lambda *_, **__: {"a-run": "ValueError: bad"})
+    monkeypatch.setattr(commands, "run_missing", lambda *_, **__: {"a-run": "ValueError: bad"})
     assert command.main(["--data", "generated", "--results", str(tmp_path)]) == 1
     assert "failed: a-run: ValueError: bad" in capsys.readouterr().err
 

@@ -68,3 +68,25 @@ def test_markdown_has_a_table_for_each_condition_and_model(store: ResultStore) -
 
 def test_every_origin_is_named_once(store: ResultStore) -> None:
     assert provenances(CELLS, store) == [PROVENANCE]
+
+
+def test_rows_can_be_compared_with_another_than_plain(store: ResultStore) -> None:
+    for row in CELLS[2].final_runs(store) or []:
+        put(store, row, test=0.3, memorization_point=9)
+    rows = summary([CELLS[2]], ResultStore(store.folder), reference="sgdl")
+    assert "over_sgdl" not in rows[0]
+    text = markdown(rows, reference="sgdl")
+    assert "N@20 over sgdl" in text
+    assert "| 9, 9 |" in text
+    assert "recovered" not in text
+
+
+def test_tables_of_two_data_sets_are_apart_and_named(store: ResultStore) -> None:
+    other = Cell("e", "neumf", "injected-20", "plain", (100,), (0, 1))
+    for run in other.tuning_runs():
+        put(store, run)
+    for run in other.final_runs(store) or []:
+        put(store, run, test=0.9)
+    text = markdown(summary([*CELLS, other], store))
+    assert "### d, neumf, injected-20" in text
+    assert "### e, neumf, injected-20" in text

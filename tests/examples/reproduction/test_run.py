@@ -8,14 +8,11 @@ import pytest
 from examples.interaction_data import InteractionData
 from examples.metrics import FullRanking
 from examples.reproduction.conditions import under_condition
-from examples.reproduction.grids import trials
+from examples.reproduction.grids import BENCHES, trials
 from examples.reproduction.methods import METHODS, Method
 from examples.reproduction.run import execute
 from examples.reproduction.run_settings import RunSettings, settings_of
 from examples.training import rankings
-
-POINTWISE = ("neumf", "cdae")
-PAIRWISE = ("lightgcn", "ngcf")
 
 
 def short(model: str, method: str, condition: str = "natural", epochs: int = 2) -> RunSettings:
@@ -25,8 +22,12 @@ def short(model: str, method: str, condition: str = "natural", epochs: int = 2) 
 
 @pytest.mark.parametrize(
     ("model", "method"),
-    [(model, method) for model in POINTWISE for method in METHODS]
-    + [(model, name) for model in PAIRWISE for name in METHODS if name not in ("t_ce", "r_ce")],
+    [
+        (model, method)
+        for model in BENCHES
+        for method in METHODS
+        if METHODS[method]().supports(BENCHES[model].recipe)
+    ],
 )
 def test_every_method_runs_and_repeats_itself(
     model: str, method: str, small_data: InteractionData

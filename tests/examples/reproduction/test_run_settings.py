@@ -8,7 +8,12 @@ import pytest
 from examples.interaction_data import InteractionData
 from examples.reproduction import run_settings
 from examples.reproduction.grids import BENCHES, Trial
-from examples.reproduction.run_settings import RunSettings, fingerprint, settings_of
+from examples.reproduction.run_settings import (
+    RunSettings,
+    changed_options,
+    fingerprint,
+    settings_of,
+)
 from sgdl_wrap import DenoiserConfig
 
 SETTINGS = settings_of("d", "neumf", "natural", "t_ce", Trial(0.1, 0.2, {"drop_rate": 0.3}), 4)
@@ -53,3 +58,11 @@ def test_other_defaults_of_the_denoiser_are_another_run(monkeypatch: pytest.Monk
     defaults = DenoiserConfig().but(guidance_interval=9)
     monkeypatch.setattr(run_settings, "DenoiserConfig", lambda: defaults)
     assert settings_of("d", "neumf", "natural", "sgdl", trial, 4).key != before.key
+
+
+def test_only_what_differs_from_the_defaults_is_told() -> None:
+    trial = Trial(0.1, 0.2, {"config": {"meta_lr": 0.5, "gumbel_tau": DenoiserConfig().gumbel_tau}})
+    assert changed_options(settings_of("d", "neumf", "natural", "sgdl", trial, 4)) == {
+        "meta_lr": 0.5
+    }
+    assert changed_options(SETTINGS) == {"drop_rate": 0.3}

@@ -107,3 +107,16 @@ def test_cells_leave_out_what_is_not_defined() -> None:
         ("clean", "neumf", "t_ce"),
         ("clean", "lightgcn", "plain"),
     ]
+
+
+def test_data_without_flags_have_no_ceiling_and_no_other_condition() -> None:
+    found = cells(
+        "d",
+        models=["neumf"],
+        conditions=["natural", "injected-20"],
+        methods=["plain", "clean_only"],
+        tuning_seeds=[9],
+        seeds=[0],
+        flagged=False,
+    )
+    assert [(one.condition, one.method) for one in found] == [("natural", "plain")]

@@ -1,0 +1,158 @@
+"""What the commands of the bench have in common: their options, running, printing, writing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from examples.quickstart import load_data
+from examples.reproduction.conditions import check_condition
+from examples.reproduction.grids import BENCHES, TRIALS_PER_METHOD
+from examples.reproduction.methods import METHODS
+from examples.reproduction.report import markdown, provenances, summary
+from examples.reproduction.run_settings import fingerprint
+from examples.reproduction.store import ResultStore
+from examples.reproduction.study import Cell, cells
+from examples.reproduction.workers import run_missing
+
+RECOVERED = (
+    "; recovered: (method - plain) / (clean-only - plain), where clean-only is at least 2 % above "
+    "plain."
+)
+
+
+def study_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """Options that say which runs there are, where they are kept, and how they are run."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument(
+        "--data", required=True, nargs="+", metavar="FOLDER", help="as for the quickstart, each"
+    )
+    parser.add_argument(
+        "--results", default="runs/reproduction", metavar="FOLDER",
+        help="one file a run; what is there is not run again (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--models", nargs="+", choices=list(BENCHES), default=list(BENCHES))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument(
+        "--conditions", nargs="+", type=_condition, metavar="CONDITION",
+        default=["natural", "injected-20", "injected-40", "clean"],
+        help="natural, clean, injected-PERCENT, injected-popular-PERCENT",
+    )  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[100])
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--only-report", action="store_true", help="run nothing")
+    parser.add_argument("--report", metavar="NAME", help="write NAME.md and NAME.json")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The options, refused where seeds of the two kinds are not apart."""
+    options = parser.parse_args(arguments)
+    if set(options.seeds) & set(options.tuning_seeds):
+        parser.error("expected tuning seeds apart from the final seeds, got some in both")
+    return options
+
+
+def cells_of(options: argparse.Namespace) -> dict[str, list[Cell]]:
+    """The cells that the options ask for, by the data they run on."""
+    found = {}
+    for source in options.data:
+        data = load_data(source)
+        found[source] = cells(
+            fingerprint(data),
+            models=options.models,
+            conditions=options.conditions,
+            methods=options.methods,
+            tuning_seeds=options.tuning_seeds,
+            seeds=options.seeds,
+            flagged=data.train_clean is not None,
+        )
+    return found
+
+
+def carry_out(
+    options: argparse.Namespace,
+    wanted: Mapping[str, Sequence[Cell]],
+    *,
+    title: str,
+    command: str,
+    note: str,
+    reference: str = "plain",
+) -> int:
+    """Runs what is missing, prints the table, writes it where the options say.
+
+    Args:
+        wanted: cells by the data they run on, as `load_data` takes it.
+        title, command, note: told above the table that is written.
+        reference: the row that the others are compared with.
+
+    Returns:
+        1 where a run failed, else 0.
+    """
+    store = ResultStore(options.results)
+    failed: dict[str, str] = {}
+    if not options.only_report:
+        for source, some in wanted.items():
+            failed |= run_missing(source, some, store, processes=options.processes)
+    everything = [cell for some in wanted.values() for cell in some]
+    rows = summary(everything, store, reference=reference)
+    text = markdown(rows, reference=reference)
+    print(f"\n{text}")
+    for key, error in failed.items():
+        print(f"failed: {key}: {error}", file=sys.stderr)
+    if options.report is not None:
+        origins = provenances(everything, store)
+        names = ", ".join(dict.fromkeys(cell.data for cell in everything))
+        head = [
+            f"# {title}", "", "```", command, "```", "",
+            *(_told(origin) for origin in origins),
+            f"Data {names}. {len(rows)} of {len(everything)} cells are done; {note}",
+            "",
+        ]  # fmt: skip
+        base = Path(options.report)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        base.with_suffix(".md").write_text("\n".join([*head, text]), encoding="utf-8")
+        record = {"command": command, "provenance": origins, "rows": rows}
+        base.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+def repeatable(program: str, options: argparse.Namespace, names: Sequence[str]) -> str:
+    """The command with the named options written out, and places of files left open."""
+    words = [
+        word
+        for name in names
+        for word in (f"--{name.replace('_', '-')}", *map(str, _listed(getattr(options, name))))
+    ]
+    folders = " ".join(["FOLDER"] * len(options.data))
+    return f"python -m {program} --data {folders} --results FOLDER {shlex.join(words)}"
+
+
+def protocol(options: argparse.Namespace) -> str:
+    """How every row came about, in a sentence or two."""
+    return (
+        f"{TRIALS_PER_METHOD} trials a method on tuning seeds {options.tuning_seeds}, the best on "
+        f"validation then on seeds {options.seeds}. Mean ± standard deviation over those; p of "
+        "the paired t-test of NDCG@20"
+    )
+
+
+def _told(origin: Mapping[str, str]) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in origin.items())
+    return f"Commit {versions.removeprefix('commit ')}."
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _condition(text: str) -> str:
+    try:
+        return check_condition(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
