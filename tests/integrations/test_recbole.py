@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -353,6 +354,16 @@ class Ignored(_Own):
         return self.user_embedding.weight.sum()
 
 
+class Detached(_Own):
+    def more(self, mean: Tensor, _: Any) -> Tensor:
+        return mean.detach() + 0 * self.user_embedding.weight.sum() + 0 * mean
+
+
+class Doubled(_Own):
+    def more(self, mean: Tensor, _: Any) -> Tensor:
+        return mean + mean.detach()
+
+
 class InTerms(_Own):
     def more(self, mean: Tensor, _: Any) -> Any:
         return mean, mean
@@ -389,6 +400,8 @@ class Penalised(_Own):
         (Halved, "got Halved, where that mean counts 0.5 times"),
         (Squared, "got Squared, where that mean counts"),
         (Ignored, "got Ignored, where that mean counts 0 times"),
+        (Detached, "got Detached, where that mean counts 0 times"),
+        (Doubled, r"got Doubled, where that mean counts 1 times and 0\.69 is unexplained"),
         (InTerms, "^Expected calculate_loss to return one number, got 2 terms from InTerms"),
         (Twice, "^Expected calculate_loss to call one loss module once, got 2 calls from Twice"),
         (OtherMean, "^Expected the loss module to return the mean of its samples' losses, got"),
@@ -611,3 +624,49 @@ def test_the_rest_of_a_loss_comes_after_it(home: Path) -> None:
     trainer, _, _ = set_up(home, "BPR")
     with pytest.raises(OrderError, match=r"^Expected take_rest after a loss"):
         RecBoleLosses(trainer.model).take_rest()
+
+
+# ------------------------------------------------------------------ what is written about it
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_code_block_of_the_page_runs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "recbole.md").read_text(), re.S)
+    assert len(blocks) == 4
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # else the page leaves it set
+    trainer, train_data, valid_data = set_up(home, "LightGCN")
+    names = {"config": trainer.config, "train_data": train_data, "valid_data": valid_data}
+    for block in blocks:
+        exec(compile(block, "recbole.md", "exec"), names)  # it is our own page
+    assert "Phase.MEMORIZATION None 0." in capsys.readouterr().out
+    assert not is_denoised(names["trainer"])
+    history = names["denoiser"].history
+    assert [record.epoch for record in history] == [1, 2, 3, 4, 5]  # the best and what followed
+    assert names["weights"].shape == (len(names["batch"]),)
+
+
+def test_the_table_of_the_page_names_the_models_that_train(home: Path) -> None:
+    page = (ROOT / "docs" / "recbole.md").read_text()
+    rows = re.findall(r"^\| ([^|]*) \| trained;", page, re.M)
+    assert sorted(", ".join(rows).split(", ")) == sorted(PASSING)
+
+
+def test_the_example_runs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from examples import recbole_example
+
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setattr(sys, "argv", ["example", "--epochs=6", "--embedding_size=8"])
+    recbole_example.main()
+    printed = capsys.readouterr().out
+    assert "ndcg@20: plain 0." in printed
+    assert "true 0.200" in printed
+    auc = re.search(r"with AUC (0\.\d+)", printed)
+    assert auc is not None
+    assert float(auc[1]) > 0.6  # chance is 0.5
+    assert Path.cwd() == home
+    assert list(home.glob("log*")) == []
