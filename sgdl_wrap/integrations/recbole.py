@@ -89,7 +89,7 @@ def denoise(
             example_batch=example,
         )
     # one of RecBole's epochs sees a pair as often as it has negatives: its end is told, not counted
-    denoiser._explicit_epochs = True
+    denoiser._epochs.ended_by_calls = True
     hooks = _Hooks(trainer, denoiser, losses)
     for name in _HOOKS:
         setattr(trainer, name, getattr(hooks, name.lstrip("_")))
