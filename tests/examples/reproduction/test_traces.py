@@ -42,18 +42,18 @@ def test_settings_are_those_of_the_bench() -> None:
 def trace(request: pytest.FixtureRequest) -> dict[str, Any]:
     data = request.getfixturevalue("small_data")
     told: list[str] = []
-    settings = TraceSettings("d", "neumf", "natural", 0, 9, 0.02, 1e-3)
+    settings = TraceSettings("d", "neumf", "natural", 0, 12, 0.02, 1e-3)
     found = make_trace(settings, data, told.append)
-    assert told[-1] == "sgdl, epoch 9/9"
+    assert told[-1] == "sgdl, epoch 12/12"
     return found
 
 
 def test_both_trainings_are_one_until_the_switch(trace: dict[str, Any]) -> None:
     switch = trace["switch"]
     assert switch is not None
-    assert switch < 9
+    assert switch < 11
     for name in ("clean", "noisy", "precision"):
-        assert len(trace["plain"][name]) == len(trace["sgdl"][name]) == 9
+        assert len(trace["plain"][name]) == len(trace["sgdl"][name]) == 12
         assert trace["plain"][name][:switch] == trace["sgdl"][name][:switch]
     assert trace["plain"]["clean"][switch:] != trace["sgdl"]["clean"][switch:]
 
