@@ -87,7 +87,8 @@ def numbers(records: list[Mapping[str, Any]]) -> str:
     """A table: the estimate beside the true rate, the switch beside where MP = MR."""
     lines = [
         "| condition | model | true noise rate | σ̂ at the switch | off by | switch after epoch "
-        "| MP = MR at epoch | clean / noisy memorized there | at the end, plain | at the end, SGDL |",
+        "| MP = MR at epoch | clean / noisy memorized there | at the end, plain | at the end, SGDL "
+        "|",
         "|---" * 10 + "|",
     ]
     for record in records:

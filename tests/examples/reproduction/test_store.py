@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from results import PROVENANCE, made_up, put
 
 from examples.reproduction.grids import Trial
+from examples.reproduction.provenance import current_provenance
 from examples.reproduction.run_settings import settings_of
 from examples.reproduction.store import ResultStore
 
@@ -44,3 +46,25 @@ def test_an_interrupted_write_leaves_no_result(
     with pytest.raises(KeyboardInterrupt):
         put(store, RUN)
     assert store.get(RUN) is None
+
+
+@pytest.mark.parametrize("method", ["plain", "sgdl"])
+def test_a_run_file_is_small_and_names_no_place(tmp_path: Path, method: str) -> None:
+    run = settings_of("d", "lightgcn", "injected-20", method, Trial(0.1, 0.2), 4)
+    ResultStore(tmp_path).put(run, asdict(made_up()), current_provenance())
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    assert len(text) < 2_000
+    assert "/" not in text
+    assert path.name.startswith(f"lightgcn-injected-20-{method}-seed4-")
+
+
+def test_a_file_that_is_older_than_some_of_the_fields_is_read(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    put(store, RUN, valid=0.25)
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    for name in ("epoch_cpu_seconds", "memorization_point", "noise_rate", "final_auc"):
+        del record["result"][name]
+    path.write_text(json.dumps(record))
+    assert ResultStore(tmp_path).get(RUN) == made_up(valid=0.25)
