@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sgdl_wrap.added_time import AddedTime
 from sgdl_wrap.batches.backlog import Backlog, Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, identified, identified_some
@@ -45,6 +46,7 @@ from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
+from sgdl_wrap.report.progress import EpochDisplay, epoch_line
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
@@ -99,6 +101,9 @@ class SelfGuidedDenoiser:
         config: every choice of the method.
         enabled: False is plain training, with nothing watched.
         example_batch: a batch to try the loss on at once; else the first one is tried.
+        progress: True writes a line an epoch to standard error, and shows a bar where tqdm is
+            installed and a terminal is there. The logger ``sgdl_wrap`` has the same lines, at
+            level INFO, in any case.
 
     Raises:
         InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
@@ -118,6 +123,7 @@ class SelfGuidedDenoiser:
         config: DenoiserConfig | None = None,
         enabled: bool = True,
         example_batch: Any = None,
+        progress: bool = False,
     ) -> None:
         self.model = model
         self.config = config if config is not None else DenoiserConfig()
@@ -146,6 +152,9 @@ class SelfGuidedDenoiser:
         )
 
         self._history: list[EpochRecord] = []
+        self._added = AddedTime()
+        shown = progress and enabled and self._ranks.rank == 0
+        self._display = EpochDisplay(self.interactions.rows) if shown else None
         self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
         self._epoch = self._new_epoch()
         self._explicit_epochs = False
@@ -219,11 +228,16 @@ class SelfGuidedDenoiser:
                 "Expected step(batch) after before_step(batch), got a second before_step. "
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
             )
+        with self._added.adding():
+            self._read(batch)
+
+    def _read(self, batch: Any) -> None:
         refuse_join(self.model)
         self._end_epoch_if_full()
         if self._backlog.full:
             self._write_down()
-        self._epoch.begin()
+        if self._epoch.begin():
+            self._added.take()  # both clocks start now
         pending = _Pending(batch, self._read_pairs(batch))
         try:
             lookahead = self._prepare(batch, pending.pairs)
@@ -264,7 +278,9 @@ class SelfGuidedDenoiser:
                 objective = objective + penalty
             self._zero_grad()
             objective.backward()  # type: ignore[no-untyped-call]
-            self._check_step(step, [g["params"] for o in self._optimizers for g in o.param_groups])
+            with self._added.adding():
+                groups = [g["params"] for o in self._optimizers for g in o.param_groups]
+                self._check_step(step, groups)
         except NonFiniteError as error:
             self._leave_out(error)
             return torch.full((), torch.nan, device=self._user.device)
@@ -336,7 +352,7 @@ class SelfGuidedDenoiser:
                 "Call it after the loop over the loader."
             )
         self._explicit_epochs = True
-        with self._ranks.together():
+        with self._added.adding(), self._ranks.together():
             self._write_down()
         if not self._ranks.any(self._epoch.samples > 0):
             if self._history:
@@ -345,7 +361,8 @@ class SelfGuidedDenoiser:
                 "Expected end_epoch after some batches, got none. "
                 "Call before_step and step on each batch of the loader."
             )
-        return self._end_epoch()
+        with self._added.adding():
+            return self._end_epoch()
 
     # ------------------------------------------------------------------ state
 
@@ -428,7 +445,7 @@ class SelfGuidedDenoiser:
             lookahead.follow()
             watching = lookahead.watching()
         with torch.enable_grad():
-            with watching as lookups:
+            with watching as lookups, self._added.shared():
                 losses, _ = self._user.losses(pending.batch, len(pairs), where)
             self_guided.guide(
                 pending.batch, losses, lookups,
@@ -476,6 +493,8 @@ class SelfGuidedDenoiser:
 
     def _write_down(self) -> None:
         self._backlog.write_down(self.interactions, self._tracker, self._epoch)
+        if self._display is not None and self._epoch.observed:
+            self._display.show(len(self._history) + 1, self.phase, self._epoch.observed)
 
     def _objective(self, batch: Any) -> tuple[Tensor, Step | None]:
         """The weighted loss with its graph, and what is to be noted if all goes well."""
@@ -566,13 +585,14 @@ class SelfGuidedDenoiser:
         most = self._epoch.observed + self._backlog.samples
         if self._explicit_epochs or most < self._epoch.ends_at:
             return
-        self._write_down()
-        if self._epoch.observed < self._epoch.ends_at:
-            return
-        self._ranks.refuse_own_epoch_end()
-        # should the end fail, its error comes once, and the next try an epoch later
-        self._epoch.ends_at += self.interactions.rows
-        self._end_epoch()
+        with self._added.adding():
+            self._write_down()
+            if self._epoch.observed < self._epoch.ends_at:
+                return
+            self._ranks.refuse_own_epoch_end()
+            # should the end fail, its error comes once, and the next try an epoch later
+            self._epoch.ends_at += self.interactions.rows
+            self._end_epoch()
 
     def _end_epoch(self) -> EpochRecord:
         phase = self.phase
@@ -584,7 +604,8 @@ class SelfGuidedDenoiser:
             )
         memorized = self._tracker.commit(findings)
         noise_rate = self.noise_rate
-        epoch = self._epoch
+        epoch, added = self._epoch, self._added.take()
+        on_cpu = self._user.device.type == "cpu"
         samples, observed, loss_sum, weight_sum = self._ranks.sums(
             epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
         )
@@ -598,10 +619,13 @@ class SelfGuidedDenoiser:
             mean_weight=weight_sum / samples,
             seconds=epoch.seconds(),
             skipped=epoch.skipped,
+            plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
         )
         self._history.append(record)
         self._epoch = self._new_epoch()
-        logger.info("%s", record)
+        logger.info("%s", epoch_line(record))
+        if self._display is not None:
+            self._display.end(record)
         if (
             self._self_guided is not None
             and self._self_guided.config.memorized_data == "current"
