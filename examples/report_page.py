@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     save_small(draw_page(denoiser, title=f"{recipe.name}, {data.name}"), out / options.model)
-    words = shlex.join(["--model", options.model, "--seed", str(options.seed)])
+    given = {"model": options.model, "epochs": options.epochs, "seed": options.seed}
+    words = shlex.join(
+        [word for name, x in given.items() if x is not None for word in (f"--{name}", str(x))]
+    )
     origin = ", ".join(f"{name} {value}" for name, value in current_provenance().items())
     (out / f"{options.model}.txt").write_text(
         f"python -m examples.report_page --data FOLDER {words}\n{origin}\n{data.describe()}\n"

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sgdl_wrap.added_time import AddedTime
 from sgdl_wrap.batches.backlog import Backlog, Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, identified, identified_some
@@ -152,7 +151,7 @@ class SelfGuidedDenoiser:
         )
 
         self._history: list[EpochRecord] = []
-        self._added = AddedTime()
+        self._added = self._user.added
         shown = progress and enabled and self._ranks.rank == 0
         self._display = EpochDisplay(self.interactions.rows) if shown else None
         self._self_guided: SelfGuidedPhase | None = None  # from the memorization point on
@@ -270,23 +269,27 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
                 :meth:`before_step`.
         """
+        with self._added.adding():
+            return self._step(batch, penalty)
+
+    def _step(self, batch: Any, penalty: Tensor | None) -> Tensor:
         try:
             if penalty is not None:
                 penalty = check_penalty(penalty)
             objective, step = self._objective(batch)
             if penalty is not None:
                 objective = objective + penalty
-            self._zero_grad()
-            objective.backward()  # type: ignore[no-untyped-call]
-            with self._added.adding():
-                groups = [g["params"] for o in self._optimizers for g in o.param_groups]
-                self._check_step(step, groups)
+            with self._added.shared():
+                self._zero_grad()
+                objective.backward()  # type: ignore[no-untyped-call]
+            self._check_step(step, [g["params"] for o in self._optimizers for g in o.param_groups])
         except NonFiniteError as error:
             self._leave_out(error)
             return torch.full((), torch.nan, device=self._user.device)
         self._note(step)
-        for optimizer in self._optimizers:
-            optimizer.step()
+        with self._added.shared():
+            for optimizer in self._optimizers:
+                optimizer.step()
         self._end_epoch_if_full()
         return objective.detach()
 
@@ -299,15 +302,16 @@ class SelfGuidedDenoiser:
         Raises:
             OrderError, LossError: as :meth:`step`; the gradients are the caller's to look at.
         """
-        try:
-            objective, step = self._objective(batch)
-            if step is not None and step.weights is not None:
-                self._check_step(step, [])
-        except NonFiniteError as error:
-            self._leave_out(error)
-            return torch.zeros((), device=self._user.device, requires_grad=True)
-        self._note(step)
-        return objective
+        with self._added.adding():
+            try:
+                objective, step = self._objective(batch)
+                if step is not None and step.weights is not None:
+                    self._check_step(step, [])
+            except NonFiniteError as error:
+                self._leave_out(error)
+                return torch.zeros((), device=self._user.device, requires_grad=True)
+            self._note(step)
+            return objective
 
     def skip_batch(self) -> None:
         """Leaves out the batch that before_step was last called with: no step follows it."""
@@ -445,7 +449,7 @@ class SelfGuidedDenoiser:
             lookahead.follow()
             watching = lookahead.watching()
         with torch.enable_grad():
-            with watching as lookups, self._added.shared():
+            with watching as lookups:
                 losses, _ = self._user.losses(pending.batch, len(pairs), where)
             self_guided.guide(
                 pending.batch, losses, lookups,
@@ -585,14 +589,13 @@ class SelfGuidedDenoiser:
         most = self._epoch.observed + self._backlog.samples
         if self._explicit_epochs or most < self._epoch.ends_at:
             return
-        with self._added.adding():
-            self._write_down()
-            if self._epoch.observed < self._epoch.ends_at:
-                return
-            self._ranks.refuse_own_epoch_end()
-            # should the end fail, its error comes once, and the next try an epoch later
-            self._epoch.ends_at += self.interactions.rows
-            self._end_epoch()
+        self._write_down()
+        if self._epoch.observed < self._epoch.ends_at:
+            return
+        self._ranks.refuse_own_epoch_end()
+        # should the end fail, its error comes once, and the next try an epoch later
+        self._epoch.ends_at += self.interactions.rows
+        self._end_epoch()
 
     def _end_epoch(self) -> EpochRecord:
         phase = self.phase
