@@ -27,8 +27,8 @@ class EpochRecord:
         skipped: batches left out for NaN or Inf.
         plain_seconds: what of them plain training takes too: all but the denoiser's calls
             without the loss, its backward and the optimizer's step in them. A little too much,
-            as those too are slower with it. None on an accelerator, whose work this process's clock does not see, and
-            where the epoch was begun by another process.
+            as those too are slower with it. None on an accelerator, whose work this process's
+            clock does not see, and where the epoch was begun by another process.
 
     ``pandas.DataFrame(denoiser.history)`` is a table of them, and ::
 

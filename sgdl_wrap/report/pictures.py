@@ -111,10 +111,7 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         return
     counts, edges = np.array(mixture.histogram), np.linspace(0, 1, len(mixture.histogram) + 1)
     density = counts / counts.sum() * len(counts)
-    # one bar of all the easy ones would flatten the rest
-    tallest = 1.15 * max(float(np.sort(density)[-3]), 1.0)
-    cut = f", up to {density.max():.1f}" if density.max() > tallest else ""
-    axes.stairs(density, edges, fill=True, color=QUIET, label=f"losses{cut}")
+    axes.stairs(density, edges, fill=True, color=QUIET, label="losses", baseline=None)
     x = np.linspace(0, 1, 400)
     parts = zip(
         ("clean", "noisy"), (CLEAN, NOISY), ("-", "--"), mixture.means, mixture.variances,
@@ -123,8 +120,9 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     for name, color, style, mean, variance, weight in parts:
         normal = np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
         axes.plot(x, weight * normal, color=color, linestyle=style, label=f"{name}, {weight:.2f}")
-    axes.set(xlabel="loss, scaled per user to 0 ... 1", ylabel="density",
-             xlim=(0, 1), ylim=(0, tallest))
+    # the easy ones are so many that they would flatten the rest
+    axes.set(xlabel="loss, scaled per user to 0 ... 1", ylabel="density, log scale",
+             xlim=(0, 1), yscale="log", ylim=(0.02, 3 * max(float(density.max()), 1.0)))
     if denoiser.config.loss_normalization == "global":
         axes.set_xlabel("loss, scaled to 0 ... 1")
     axes.legend(title=f"σ̂ = {mixture.value:.3f}", title_fontsize=7.5)
@@ -149,8 +147,10 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     low, high = np.quantile(losses, [0.0, 0.995])
     behind = axes.twinx()
     behind.hist(losses, bins=40, range=(low, high), color=QUIET)
-    behind.set_ylabel("interactions", color="#777777")
+    behind.set_yscale("log")
+    behind.set_ylabel("interactions, log scale", color="#777777")
     behind.tick_params(colors="#777777")
+    behind.set_ylim(bottom=0.8)
     behind.yaxis.set_major_formatter("{x:,.0f}")
     behind.spines["right"].set(visible=True, color="#777777")
     axes.set_zorder(behind.get_zorder() + 1)
@@ -184,12 +184,12 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     kinds = ((rows["memorized"], CLEAN, "-", "memorized"), (~rows["memorized"], NOISY, "--", "not"))
     for which, color, style, name in kinds:
         counts, edges = np.histogram(rows["weight"][which], bins=40, range=(0.0, 1.0))
-        axes.stairs(counts, edges, fill=True, color=color, alpha=0.25)
+        axes.stairs(counts, edges, fill=True, color=color, alpha=0.25, baseline=None)
         axes.stairs(counts, edges, color=color, linestyle=style,
                     label=f"{name}, {which.sum():,}")
         highest = max(highest, counts.max())
-    axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions",
-             xlim=(0, 1), ylim=(0, 1.2 * highest))  # room for the legend
+    axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions, log scale",
+             xlim=(0, 1), yscale="log", ylim=(0.8, 4 * highest))  # room for the legend
     axes.yaxis.set_major_formatter("{x:,.0f}")
     if denoiser._self_guided.config.weight_normalization == "none":
         axes.set_xlabel("weight")
