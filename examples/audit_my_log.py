@@ -71,7 +71,7 @@ def quality(audit: Audit, data: InteractionData) -> str:
 
     AUC, and precision among as many as half of what is noise.
     """
-    noisy = _noisy(audit, data)
+    noisy = noisy_rows(audit, data)
     half = int(noisy.sum()) // 2
     lines = ["| ranked by | AUC | precision among the first half |", "|---|---|---|"]
     for name, column in RANKINGS.items():
@@ -83,8 +83,8 @@ def quality(audit: Audit, data: InteractionData) -> str:
     return "\n".join(lines)
 
 
-def _noisy(audit: Audit, data: InteractionData) -> NDArray[np.bool_]:
-    """The flags in the order of the audit."""
+def noisy_rows(audit: Audit, data: InteractionData) -> NDArray[np.bool_]:
+    """Which rows of the audit are flagged as noise, (N,)."""
     assert data.train_clean is not None
     keys = data.train_users.astype(np.int64) * data.n_items + data.train_items
     order = np.argsort(keys)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sgdl_wrap import SelfGuidedDenoiser
+from sgdl_wrap.report.pictures import draw_memory_curve
 
 
 def save_memorization_picture(
@@ -37,27 +38,6 @@ def save_memorization_picture(
     figure = Figure(figsize=(5.2 * len(denoisers), 3.8), layout="constrained")
     panels = figure.subplots(1, len(denoisers), squeeze=False)[0]
     for panel, (title, denoiser) in zip(panels, denoisers.items(), strict=True):
-        epochs = [record.epoch for record in denoiser.history]
-        panel.plot(
-            epochs, [record.memorized_ratio for record in denoiser.history], label="memorized"
-        )
-        estimates = [record for record in denoiser.history if record.clean_ratio is not None]
-        panel.plot(
-            [record.epoch for record in estimates],
-            [record.clean_ratio for record in estimates],
-            label="clean, estimated",
-        )
-        if true_clean_ratio is not None:
-            panel.axhline(true_clean_ratio, color="grey", linestyle=":", label="clean, true")
-        if denoiser.memorization_point is not None:
-            panel.axvline(
-                denoiser.memorization_point,
-                color="black",
-                linestyle="--",
-                linewidth=1,
-                label="switch",
-            )
-        panel.set(title=title, xlabel="epoch", ylabel="share of train interactions", ylim=(0, 1))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(loc="lower right")
+        draw_memory_curve(panel, denoiser, true_clean_ratio=true_clean_ratio)
+        panel.set_title(title)
     figure.savefig(path, dpi=150)

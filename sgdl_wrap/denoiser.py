@@ -33,6 +33,7 @@ from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.passage import Passage
 from sgdl_wrap.records import EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
+from sgdl_wrap.report.progress import EpochDisplay
 from sgdl_wrap.self_guided.lookahead import LossFn
 from sgdl_wrap.state import check_header, header
 from sgdl_wrap.user_code import ScoreFn, UserCode
@@ -69,6 +70,9 @@ class SelfGuidedDenoiser:
         config: every choice of the method.
         enabled: False is plain training, with nothing watched.
         example_batch: a batch to try the loss on at once; else the first one is tried.
+        progress: True writes a line an epoch to standard error, and shows a bar where tqdm is
+            installed and a terminal is there. The logger ``sgdl_wrap`` has the same lines, at
+            level INFO, in any case.
 
     Raises:
         InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
@@ -88,6 +92,7 @@ class SelfGuidedDenoiser:
         config: DenoiserConfig | None = None,
         enabled: bool = True,
         example_batch: Any = None,
+        progress: bool = False,
     ) -> None:
         self.model = model
         self.config = config if config is not None else DenoiserConfig()
@@ -108,7 +113,11 @@ class SelfGuidedDenoiser:
         self.interactions = Interactions(users, items, n_items=n_items)
         self._ranks = ranks_of(model) if enabled else ALONE
         settle(self._ranks, self.interactions, self.config.as_dict())
-        self._epochs = Epochs(self.interactions, self.config, self._ranks, self._user)
+        shown = progress and enabled and self._ranks.rank == 0
+        self._epochs = Epochs(
+            self.interactions, self.config, self._ranks, self._user,
+            display=EpochDisplay(self.interactions.rows) if shown else None,
+        )
         self._passage = Passage(
             self._user, self._optimizers, interactions=self.interactions, pair_fn=pair_fn,
             config=self.config, ranks=self._ranks, epochs=self._epochs,
@@ -179,12 +188,13 @@ class SelfGuidedDenoiser:
                 "Expected step(batch) after before_step(batch), got a second before_step. "
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
             )
-        refuse_join(self.model)
-        self._epochs.end_if_full()
-        if self._epochs.backlog.full:
-            self._epochs.write_down()
-        self._epochs.progress.begin()
-        self._passage.begin(batch)
+        with self._user.added.adding():
+            refuse_join(self.model)
+            self._epochs.end_if_full()
+            if self._epochs.backlog.full:
+                self._epochs.write_down()
+            self._epochs.begin()
+            self._passage.begin(batch)
 
     def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
         """One training step: zero_grad, backward and step of the user's optimizer (Eq. 9).
@@ -207,25 +217,29 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
                 :meth:`before_step`.
         """
-        try:
-            if penalty is not None:
-                penalty = check_penalty(penalty)
-            objective, step = self._objective(batch)
-            if penalty is not None:
-                objective = objective + penalty
-            for optimizer in self._optimizers:
-                optimizer.zero_grad()
-            objective.backward()  # type: ignore[no-untyped-call]
+        added = self._user.added
+        with added.adding():
+            try:
+                if penalty is not None:
+                    penalty = check_penalty(penalty)
+                objective, step = self._objective(batch)
+                if penalty is not None:
+                    objective = objective + penalty
+                with added.shared():
+                    for optimizer in self._optimizers:
+                        optimizer.zero_grad()
+                    objective.backward()  # type: ignore[no-untyped-call]
+                if step is not None:
+                    self._passage.check_step(step, gradients_too=True)
+            except NonFiniteError as error:
+                self._leave_out(error)
+                return torch.full((), torch.nan, device=self._user.device)
             if step is not None:
-                self._passage.check_step(step, gradients_too=True)
-        except NonFiniteError as error:
-            self._leave_out(error)
-            return torch.full((), torch.nan, device=self._user.device)
-        if step is not None:
-            self._passage.note(step)
-        for optimizer in self._optimizers:
-            optimizer.step()
-        self._epochs.end_if_full()
+                self._passage.note(step)
+            with added.shared():
+                for optimizer in self._optimizers:
+                    optimizer.step()
+            self._epochs.end_if_full()
         return objective.detach()
 
     def weighted_loss(self, batch: Any) -> Tensor:
@@ -237,15 +251,16 @@ class SelfGuidedDenoiser:
         Raises:
             OrderError, LossError: as :meth:`step`; the gradients are the caller's to look at.
         """
-        try:
-            objective, step = self._objective(batch)
-            if step is not None and step.weights is not None:
-                self._passage.check_step(step, gradients_too=False)
-        except NonFiniteError as error:
-            self._leave_out(error)
-            return torch.zeros((), device=self._user.device, requires_grad=True)
-        if step is not None:
-            self._passage.note(step)
+        with self._user.added.adding():
+            try:
+                objective, step = self._objective(batch)
+                if step is not None and step.weights is not None:
+                    self._passage.check_step(step, gradients_too=False)
+            except NonFiniteError as error:
+                self._leave_out(error)
+                return torch.zeros((), device=self._user.device, requires_grad=True)
+            if step is not None:
+                self._passage.note(step)
         return objective
 
     def plain_and_weighted_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
@@ -301,7 +316,8 @@ class SelfGuidedDenoiser:
                 "Expected end_epoch after step, got it between before_step and step. "
                 "Call it after the loop over the loader."
             )
-        return self._epochs.end()
+        with self._user.added.adding():
+            return self._epochs.end()
 
     # ------------------------------------------------------------------ state
 

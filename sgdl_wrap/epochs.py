@@ -19,6 +19,7 @@ from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
 from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
+from sgdl_wrap.report.progress import EpochDisplay, epoch_line
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode
@@ -34,6 +35,7 @@ class Epochs:
         config: the method's choices.
         ranks: the processes that train together.
         user: the model and its scores.
+        display: shows epochs as they run and end.
 
     Attributes:
         tracker: what is known of each interaction, but for the steps in `backlog`.
@@ -45,12 +47,18 @@ class Epochs:
     """
 
     def __init__(
-        self, interactions: Interactions, config: DenoiserConfig, ranks: Ranks, user: UserCode
+        self,
+        interactions: Interactions,
+        config: DenoiserConfig,
+        ranks: Ranks,
+        user: UserCode,
+        display: EpochDisplay | None = None,
     ) -> None:
         self._interactions = interactions
         self._config = config
         self._ranks = ranks
         self._user = user
+        self._display = display
         self._total = ranks.total(len(interactions))
         self._detector = TransitionDetector(config.noise_rate_shift, config.switch_timeout)
         self.tracker = MemorizationTracker(interactions, config, ranks)
@@ -84,6 +92,11 @@ class Epochs:
         batch = self.progress.batches + self.progress.skipped + 1
         return f"batch {batch} of epoch {len(self.history) + 1}"
 
+    def begin(self) -> None:
+        """Starts the epoch's clocks at its first batch."""
+        if self.progress.begin():
+            self._user.added.take()
+
     def write_down(self) -> None:
         """Notes the steps of the backlog.
 
@@ -91,6 +104,8 @@ class Epochs:
             BatchError, InteractionsError: batches whose pairs are unknown.
         """
         self.backlog.write_down(self._interactions, self.tracker, self.progress)
+        if self._display is not None and self.progress.observed:
+            self._display.show(len(self.history) + 1, self.phase, self.progress.observed)
 
     # ------------------------------------------------------------------ ends
 
@@ -137,7 +152,8 @@ class Epochs:
             )
         memorized = self.tracker.commit(findings)
         noise_rate = self.noise_rate
-        epoch = self.progress
+        epoch, added = self.progress, self._user.added.take()
+        on_cpu = self._user.device.type == "cpu"
         samples, observed, loss_sum, weight_sum = self._ranks.sums(
             epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
         )
@@ -151,10 +167,13 @@ class Epochs:
             mean_weight=weight_sum / samples,
             seconds=epoch.seconds(),
             skipped=epoch.skipped,
+            plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
         )
         self.history.append(record)
         self.progress = self._new_progress()
-        logger.info("%s", record)
+        logger.info("%s", epoch_line(record))
+        if self._display is not None:
+            self._display.end(record)
         if (
             self.self_guided is not None
             and self.self_guided.config.memorized_data == "current"

@@ -25,6 +25,16 @@ class EpochRecord:
         mean_weight: mean weight of the samples; 1 in Phase I.
         seconds: from the epoch's first batch to its end, the ranking included.
         skipped: batches left out for NaN or Inf.
+        plain_seconds: what of them plain training takes too: all but the denoiser's calls
+            without the loss, its backward and the optimizer's step in them. A little too much,
+            as those too are slower with it. None on an accelerator, whose work this process's
+            clock does not see, and where the epoch was begun by another process.
+
+    ``pandas.DataFrame(denoiser.history)`` is a table of them, and ::
+
+        for r in denoiser.history: writer.add_scalars("sgdl_wrap", r.scalars(), r.epoch)
+
+    shows them in TensorBoard, `writer` being a ``SummaryWriter``.
     """
 
     epoch: int
@@ -36,6 +46,21 @@ class EpochRecord:
     mean_weight: float
     seconds: float
     skipped: int = 0
+    plain_seconds: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """Wall time against that of plain training; None where that is not known."""
+        if self.plain_seconds is None or self.plain_seconds <= 0:
+            return None
+        return self.seconds / self.plain_seconds
+
+    def scalars(self) -> dict[str, float]:
+        """What is a number and known, the cost too; the phase as 0, then 1."""
+        values = {**asdict(self), "cost": self.cost}
+        del values["epoch"]
+        values["phase"] = float(self.phase is Phase.SELF_GUIDED)
+        return {name: float(value) for name, value in values.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, the phase by its name."""
@@ -64,10 +89,12 @@ class EpochProgress:
     _seconds_before: float = 0.0  # lived before the state was saved
     _started: float | None = field(default=None, repr=False)
 
-    def begin(self) -> None:
-        """Starts the clock at the first batch."""
-        if self._started is None:
-            self._started = time.perf_counter()
+    def begin(self) -> bool:
+        """Starts the clock at the first batch; whether this is it."""
+        if self._started is not None:
+            return False
+        self._started = time.perf_counter()
+        return True
 
     def add(
         self, samples: int, observed: int, loss_sums: np.ndarray, weight_sums: np.ndarray
@@ -83,6 +110,10 @@ class EpochProgress:
         """Wall time since the first batch."""
         running = 0.0 if self._started is None else time.perf_counter() - self._started
         return self._seconds_before + running
+
+    def plain_seconds(self, added: float) -> float | None:
+        """Wall time since the first batch without what was added; None if begun elsewhere."""
+        return None if self._seconds_before > 0 else max(self.seconds() - added, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""

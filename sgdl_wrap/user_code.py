@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.added_time import AddedTime
 from sgdl_wrap.checks import check_losses
 from sgdl_wrap.compiled import uncompiled, what_was_compiled
 from sgdl_wrap.distributed.engine import bare, forward_expected
@@ -34,6 +35,7 @@ class UserCode:
         modules: what training consists of: the model, and the loss where that is a module too.
         streams: the user's global random streams, kept as they are.
         lookahead: losses at other parameters; None until a batch was tried.
+        added: the time that plain training would not take; the loss stops it.
         sliceable: whether rows of a batch have the losses that they have in it; None as long as
             no batch could tell.
     """
@@ -50,6 +52,7 @@ class UserCode:
         self._score_fn = score_fn
         self.modules = [m for m in (self.model, self.loss_fn) if isinstance(m, nn.Module)]
         self.streams = RandomStreams(seed)
+        self.added = AddedTime()
         self.lookahead: Lookahead | None = None
         self.sliceable: bool | None = None
 
@@ -69,7 +72,8 @@ class UserCode:
         Raises:
             LossError: losses of another shape than (size,), or not finite.
         """
-        with nullcontext() if self._forward_seen else forward_expected(self._trained):
+        watched = nullcontext() if self._forward_seen else forward_expected(self._trained)
+        with watched, self.added.shared():
             if twice:
                 with uncompiled(self.modules):
                     losses = self.loss_fn(self._eager, batch)

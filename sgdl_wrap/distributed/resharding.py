@@ -21,6 +21,7 @@ from sgdl_wrap.interactions import Interactions, fingerprint
 from sgdl_wrap.state import broken_state_refused
 
 _SUMS = ("observed", "samples", "loss_sum", "weight_sum")
+_COLUMNS = ("losses", "smoothed", "suspicion")  # of the tracker, one entry an interaction
 
 
 def rank_header(ranks: Ranks, interactions: Interactions) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     trackers = _in_one_epoch(state["tracker"] for state in states)
     tracker = dict(trackers[0])
     tracker["ring"] = _taken([one["ring"] for one in trackers], sizes, order)
-    for name in ("losses", "smoothed"):
+    for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = torch.cat([one[name] for one in trackers])[order]
     tracker["cut"] = torch.full((max(len(one["cut"]) for one in trackers),), torch.nan)
@@ -216,7 +217,7 @@ def _part(state: dict[str, Any], interactions: Interactions) -> dict[str, Any]:
         )
     tracker = dict(state["tracker"])
     tracker["ring"] = _taken([tracker["ring"]], [len(keys)], places)
-    for name in ("losses", "smoothed"):
+    for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = tracker[name][places]
     tracker["cut"] = tracker["cut"][: interactions.n_users].clone()

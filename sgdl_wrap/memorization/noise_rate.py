@@ -13,6 +13,7 @@ from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.errors import NoiseRateError
 
 CHUNK = 1 << 14  # losses whose posterior is taken at once
+BINS = 40  # of the histogram that is kept for a picture
 _Two = tuple[float, float]  # clean, noisy
 
 
@@ -26,6 +27,7 @@ class NoiseRate:
             to [0, 1].
         converged: whether EM settled within its iterations.
         n_fitted: losses that the mixture was fitted on.
+        histogram: how many of those lie in each of BINS equal parts of [0, 1].
     """
 
     value: float
@@ -34,6 +36,7 @@ class NoiseRate:
     weights: _Two
     converged: bool
     n_fitted: int
+    histogram: tuple[int, ...] = ()
 
 
 def scale_per_user(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
@@ -177,6 +180,7 @@ def estimate_noise_rate(
         weights=_two(mixture.weights_[order]),
         converged=bool(mixture.converged_),
         n_fitted=len(sample),
+        histogram=tuple(np.histogram(sample, BINS, (0.0, 1.0))[0].tolist()),
     )
     # a piece that fits the cache at a time; scikit-learn takes ten times as long for the same
     total = sum(

@@ -17,6 +17,7 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
 from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
+from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 from sgdl_wrap.state import same_shape
 
 
@@ -40,7 +41,7 @@ def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
 
 
 class MemorizationTracker:
-    """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 4 when smoothed).
+    """Losses and memorization of every interaction, h/8 + 8 bytes each (+ 4 when smoothed).
 
     The losses are those of the epoch under way or, until its first step is written down, of the
     one before.
@@ -59,6 +60,7 @@ class MemorizationTracker:
         self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
+        self.suspicion = self.losses.copy()  # mean over the epochs
         self._epoch_ended = False
         self.smoothed: np.ndarray | None = None
         if "smoothed_loss" in config.weight_inputs or config.audit_only:
@@ -168,8 +170,14 @@ class MemorizationTracker:
         self.buffer.push(findings.ranked.packed)
         self.cut = findings.ranked.cut
         self.mixture = findings.noise_rate or self.mixture
+        now = self.suspicion_now().astype(np.float32)
+        self.suspicion = mean_over_epochs(self.suspicion, now, self.buffer.epochs)
         self._epoch_ended = True
         return self._ranks.total(count_bits(self.buffer.memorized()))
+
+    def suspicion_now(self) -> np.ndarray:
+        """By the losses of the epoch under way or the last, (N,); NaN where there is none."""
+        return suspicion(self.losses, self.interactions.users.numpy())
 
     def _forget_last_epoch(self) -> None:
         if self._epoch_ended:  # each epoch's losses are those seen during it
@@ -194,6 +202,7 @@ class MemorizationTracker:
             "epochs": epochs,
             "losses": torch.from_numpy(self.losses.copy()),
             "epoch_ended": self._epoch_ended,
+            "suspicion": torch.from_numpy(self.suspicion.copy()),
             "smoothed": None if self.smoothed is None else torch.from_numpy(self.smoothed.copy()),
             "cut": self.cut.clone(),
             "mixture": None if self.mixture is None else asdict(self.mixture),
@@ -207,6 +216,7 @@ class MemorizationTracker:
         losses = torch.from_numpy(self.losses)
         self.losses = same_shape(state["losses"], losses, "losses").numpy().copy()
         self._epoch_ended = bool(state["epoch_ended"])
+        self.suspicion = same_shape(state["suspicion"], losses, "suspicion").numpy().copy()
         if state["smoothed"] is not None:
             self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
         self.cut = same_shape(state["cut"], self.cut, "cut").clone()

@@ -40,8 +40,11 @@ class Audit:
         rows: structured array, (N,), with the fields
 
             - user, item: the pair;
-            - suspicion: the smoothed loss, or the loss where none is kept, scaled to [0, 1] over
-              the user's others as for the mixture; NaN where there is no loss, and ranked last;
+            - suspicion: in [0, 1], the mean over the epochs so far of how large the loss was
+              among the user's others and among all
+              (:func:`~sgdl_wrap.memorization.suspicion.suspicion`); an epoch without the
+              interaction leaves it as it was, and the epoch under way counts where there was
+              none before; NaN where no loss was seen, and ranked last;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
               none was seen in it;
@@ -107,7 +110,7 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
     Raises:
         OrderError: nothing was watched yet.
     """
-    if np.isnan(tracker.losses).all():
+    if np.isnan(tracker.losses).all() and np.isnan(tracker.suspicion).all():
         raise OrderError(
             "Expected report after some batches, got none. Call before_step and step on each "
             "batch of the loader, with enabled=True."
@@ -120,15 +123,18 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
-    known = tracker.losses if tracker.smoothed is None else tracker.smoothed
-    scaled = scaled_losses(known, rows["user"], config.loss_normalization)
-    rows["suspicion"] = scaled
+    suspicion = tracker.suspicion
+    if np.isnan(suspicion).any():
+        suspicion = np.where(np.isnan(suspicion), tracker.suspicion_now(), suspicion)
+    rows["suspicion"] = suspicion
     rows["noise_posterior"] = np.nan
     if tracker.mixture is not None:
+        known = tracker.losses if tracker.smoothed is None else tracker.smoothed
+        scaled = scaled_losses(known, rows["user"], config.loss_normalization)
         rows["noise_posterior"] = noise_posterior(scaled, tracker.mixture)
     rows["memorized"] = False
     rows["memorized"][tracker.memorized_ids() if guided is None else guided.memorized] = True
-    return Audit(rows[np.argsort(-scaled, kind="stable")])  # NaN sorts last
+    return Audit(rows[np.argsort(-suspicion, kind="stable")])  # NaN sorts last
 
 
 def _weights(

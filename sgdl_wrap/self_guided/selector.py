@@ -138,6 +138,30 @@ class GuidanceSelector:
             shares = equal.index_copy(0, places, shares)
         return Selection(shares, scheduled)
 
+    def probabilities(self) -> tuple[np.ndarray, np.ndarray]:
+        """π of Eq. 11 over this rank's memorized interactions that have a history.
+
+        Without an LSTM or MLP, the shares that they would have.
+
+        Returns:
+            ids: (m,) int64.
+            probabilities: (m,) float64, summing to 1.
+        """
+        if self.factors is None:
+            return np.empty(0, dtype=np.int64), np.empty(0)
+        slots = np.flatnonzero(self.factors.visits)
+        ids: np.ndarray = self.factors.ids[slots]
+        if len(slots) == 0:
+            return ids, np.empty(0)
+        sequences = self.factors.sequences(slots)
+        factors, visits = (torch.from_numpy(part).to(self._device) for part in sequences)
+        with torch.no_grad():
+            if self.network is None:
+                found = top_f(factors[visits - 1, torch.arange(len(slots), device=self._device)])
+            else:
+                found = self._logits(self.network, factors, visits).softmax(dim=0)
+        return ids, found.double().cpu().numpy()
+
     @staticmethod
     def _logits(network: LSTMScheduler | MLPScheduler, factors: Tensor, visits: Tensor) -> Tensor:
         """o, (m,), with a graph to φ, also where none of this rank's samples has a history."""

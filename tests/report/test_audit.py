@@ -60,28 +60,36 @@ def test_every_interaction_has_one_row(kind: str, config: Any) -> None:
     assert len(rows) == len(denoiser.report()) == N
 
 
-def test_suspicion_is_the_smoothed_loss_between_the_users_least_and_largest() -> None:
-    audit = trained(epochs=4).report()
-    by_user: dict[int, list[float]] = {}
-    for row in audit.rows:
-        by_user.setdefault(int(row["user"]), []).append(float(row["smoothed_loss"]))
-    for row in audit.rows:
-        losses = by_user[int(row["user"])]
-        low, high = min(losses), max(losses)
-        expected = 0.0 if low == high else (float(row["smoothed_loss"]) - low) / (high - low)
+def test_suspicion_is_the_mean_over_epochs_and_orders_the_rows() -> None:
+    denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
+    shown = []
+    with seeded(23):
+        for epoch in range(4):  # the first is Phase I
+            for batch in triple_epoch(DATA, epoch):
+                denoiser.before_step(batch)
+                denoiser.step(batch)
+            shown.append({pair: float(r["loss"]) for pair, r in by_pair(denoiser.report()).items()})
+    assert denoiser.phase is Phase.SELF_GUIDED
+    audit = denoiser.report()
+    for pair, row in by_pair(audit).items():
+        expected = np.mean([slow_suspicion(losses, pair) for losses in shown])
         assert float(row["suspicion"]) == pytest.approx(expected, abs=1e-6)
     assert (np.diff(audit["suspicion"]) <= 0).all()
 
 
-def test_without_smoothing_suspicion_is_of_the_loss() -> None:
-    audit = trained(config=WATCHING, epochs=2).report()
-    assert np.isnan(audit["smoothed_loss"]).all()
-    users = audit["user"]
-    for user in set(users.tolist()):
-        order = np.argsort(-audit["loss"][users == user], kind="stable")
-        found = audit["suspicion"][users == user][order]
-        assert (np.diff(found) <= 0).all()
-        assert len(found) == 1 or (found[0], found[-1]) == (1.0, 0.0)
+def slow_suspicion(losses: dict[tuple[int, int], float], pair: tuple[int, int]) -> float:
+    """The formula, for one interaction."""
+    loss = losses.pop(pair)
+    own = [x for (user, _), x in losses.items() if user == pair[0]]
+    low, high = min(own), max(own)
+    low, high = min(low, loss), max(high, loss)
+    parts = [
+        (loss - low) / (high - low),
+        np.mean([x < loss for x in own]),
+        np.mean([x < loss for x in losses.values()]),
+    ]
+    losses[pair] = loss
+    return float(np.mean(parts))
 
 
 def test_a_loss_that_was_not_seen_is_ranked_last() -> None:
@@ -100,9 +108,13 @@ def test_noise_posterior_is_bayes_rule_on_the_scaled_losses() -> None:
     denoiser = trained(config=WATCHING, epochs=2)
     mixture = denoiser._epochs.tracker.mixture
     assert mixture is not None
-    for row in denoiser.report().rows:
+    audit = denoiser.report()
+    losses = {pair: float(row["loss"]) for pair, row in by_pair(audit).items()}
+    for pair, row in by_pair(audit).items():
+        own = [loss for (user, _), loss in losses.items() if user == pair[0]]
+        scaled = (losses[pair] - min(own)) / (max(own) - min(own))
         clean, noisy = (
-            weight * math.exp(-((float(row["suspicion"]) - mean) ** 2) / (2 * variance))
+            weight * math.exp(-((scaled - mean) ** 2) / (2 * variance))
             / math.sqrt(2 * math.pi * variance)
             for mean, variance, weight in zip(
                 mixture.means, mixture.variances, mixture.weights, strict=True
