@@ -104,7 +104,7 @@ def draw_memory_curve(
 def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     """The scaled losses of the last estimate and the two components fitted to them (Eq. 4)."""
     axes.set_title("Loss mixture")
-    mixture = denoiser._tracker.mixture
+    mixture = denoiser._epochs.tracker.mixture
     if mixture is None or not mixture.histogram:
         given = denoiser.config.noise_rate is not None
         _say(axes, "σ̂ was given, none is estimated" if given else "comes with an epoch's end")
@@ -135,14 +135,14 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     memorization rate, there is a curve each for 0, 1/2 and 1.
     """
     axes.set_title("Weighting function")
-    guided = denoiser._self_guided
+    guided = denoiser._epochs.self_guided
     if guided is None:
         _say(axes, _BEFORE)
         return
     if guided.learner is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
-    losses = denoiser._tracker.losses
+    losses = denoiser._epochs.tracker.losses
     losses = losses[~np.isnan(losses)]
     low, high = np.quantile(losses, [0.0, 0.995])
     behind = axes.twinx()
@@ -177,7 +177,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
 def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     """How many interactions have which weight, in M and outside it."""
     axes.set_title("Weights")
-    if denoiser._self_guided is None:
+    if denoiser._epochs.self_guided is None:
         _say(axes, "all are 1 until the switch" if denoiser.enabled else "all are 1")
         return
     rows, highest = denoiser.report(), 1
@@ -191,7 +191,7 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.8, 4 * highest))  # room for the legend
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    if denoiser._self_guided.config.weight_normalization == "none":
+    if denoiser._epochs.self_guided.config.weight_normalization == "none":
         axes.set_xlabel("weight")
     axes.legend(loc="upper center", ncols=2)
 
@@ -202,7 +202,7 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     In units of what it would be were all alike; shown of an evenly drawn part of them.
     """
     axes.set_title("Scheduler")
-    guided = denoiser._self_guided
+    guided = denoiser._epochs.self_guided
     if guided is None or guided.learner is None:
         _say(axes, _BEFORE if guided is None else "none: nothing is learned")
         return
@@ -211,7 +211,7 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         none = guided.config.denoising_scheduler == "none"
         _say(axes, "none: all guide alike" if none else "comes with the first guidance")
         return
-    losses = denoiser._tracker.losses[ids]
+    losses = denoiser._epochs.tracker.losses[ids]
     times = probabilities * len(ids)
     some = np.flatnonzero(~np.isnan(losses))
     some = some[:: max(1, len(some) // DOTS)]

@@ -122,7 +122,7 @@ def test_the_memory_curve_is_the_history() -> None:
 
 def test_the_mixture_is_drawn_over_the_losses_it_was_fitted_on() -> None:
     denoiser = trained(config=WATCHING, epochs=2)
-    mixture = denoiser._tracker.mixture
+    mixture = denoiser._epochs.tracker.mixture
     assert mixture is not None
     assert sum(mixture.histogram) == mixture.n_fitted == N
     axes = drawn(draw_loss_mixture, denoiser)
@@ -139,7 +139,7 @@ def test_the_mixture_is_drawn_over_the_losses_it_was_fitted_on() -> None:
 
 def test_the_weighting_function_is_g() -> None:
     denoiser = trained("neumf")
-    guided = denoiser._self_guided
+    guided = denoiser._epochs.self_guided
     assert guided is not None
     assert guided.learner is not None
     (line,) = drawn(draw_weighting_function, denoiser).get_lines()
@@ -169,7 +169,7 @@ def test_the_weights_are_those_of_the_report() -> None:
 @pytest.mark.parametrize("scheduler", ["lstm", "mlp", "top_f"])
 def test_the_probabilities_are_those_of_the_scheduler(scheduler: Any) -> None:
     denoiser = trained(config=ESTIMATING.but(denoising_scheduler=scheduler))
-    guided = denoiser._self_guided
+    guided = denoiser._epochs.self_guided
     assert guided is not None
     assert guided.learner is not None
     selector = guided.learner.selector
@@ -192,7 +192,7 @@ def test_the_probabilities_are_those_of_the_scheduler(scheduler: Any) -> None:
     if scheduler == "top_f":
         assert set(probabilities.tolist()) == {0.0, probabilities.max()}
     points, _ = drawn(draw_guidance, denoiser).get_lines()
-    known = ~np.isnan(denoiser._tracker.losses[ids])
+    known = ~np.isnan(denoiser._epochs.tracker.losses[ids])
     np.testing.assert_allclose(points.get_ydata(), (probabilities * len(ids))[known])
 
 
@@ -213,7 +213,7 @@ def test_the_mixtures_histogram_survives_saving() -> None:
     denoiser = trained()
     again = tiny_denoiser(DATA, "lightgcn", config=ESTIMATING)
     again.load_state_dict(denoiser.state_dict())
-    assert again._tracker.mixture == denoiser._tracker.mixture
+    assert again._epochs.tracker.mixture == denoiser._epochs.tracker.mixture
 
 
 def test_without_matplotlib_the_page_says_what_to_install(
