@@ -178,6 +178,19 @@ def test_denoise_and_undo_leave_no_trace(home: Path) -> None:
     assert not any(m._forward_hooks for m in trainer.model.modules())
 
 
+def test_the_batch_that_is_tried_leaves_no_trace_of_dynamic_sampling(home: Path) -> None:
+    """It predicts for its candidates, and sets the model's flags."""
+    trainer, train_data, _ = set_up(
+        home, "CachedPredict", model_class=CachedPredict,
+        train_neg_sample_args={"distribution": "uniform", "dynamic": True, "candidate_num": 3},
+    )  # fmt: skip
+    trainer.model.eval()
+    denoise(trainer, train_data)
+    assert not any(module.training for module in trainer.model.modules())
+    assert trainer.model.restore_user_e is None
+    assert train_data.model is None
+
+
 # ------------------------------------------------------------------ what Phase II learns
 
 
@@ -499,6 +512,8 @@ def test_labels_of_the_data_say_what_is_observed(home: Path) -> None:
     observed = train_data.dataset.inter_feat["label"] > 0
     assert 0 < len(denoiser.interactions) == int(observed.sum()) < len(observed)
     assert denoiser.phase is Phase.SELF_GUIDED
+    batch = next(iter(train_data))
+    assert torch.equal(denoiser._read_pairs(batch).observed, batch["label"] > 0)
 
 
 class Spoiled(_Own):
