@@ -73,7 +73,7 @@ class _Pending:
 class SelfGuidedDenoiser:
     """Trains any recommender so that noise is not memorized (SGDL, SIGIR 2022).
 
-    The user keeps model, loss, loader and optimizer, and adds three lines::
+    The user keeps model, loss, loader and optimizer, and adds three lines:
 
         denoiser = SelfGuidedDenoiser(model, optimizer, loss_fn, interactions=(users, items))
         for batch in loader:
@@ -192,7 +192,7 @@ class SelfGuidedDenoiser:
 
         Raises:
             OrderError: no batch was watched yet, or the denoiser is disabled.
-            BatchError, InteractionsError: as :meth:`end_epoch`.
+            BatchError, InteractionsError: as `end_epoch`.
         """
         self._write_down()
         return audit(self._tracker, self._self_guided)
@@ -252,9 +252,9 @@ class SelfGuidedDenoiser:
             NonFiniteError: NaN or Inf in losses, penalty, weights or gradients; no parameter and
                 no optimizer was changed.
             NoiseRateError, ScoreError, SwitchError: the step is done, but the epoch that ended
-                with it tells nothing; see :meth:`end_epoch`.
+                with it tells nothing; see `end_epoch`.
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
-                :meth:`before_step`.
+                `before_step`.
         """
         try:
             if penalty is not None:
@@ -277,11 +277,11 @@ class SelfGuidedDenoiser:
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for those who own backward and step.
 
-        Takes the place of :meth:`step`: call before_step, this, backward, optimizer.step. Where
+        Takes the place of `step`: call before_step, this, backward, optimizer.step. Where
         the batch is left out, a zero of which no parameter gets a gradient.
 
         Raises:
-            OrderError, LossError: as :meth:`step`; the gradients are the caller's to look at.
+            OrderError, LossError: as `step`; the gradients are the caller's to look at.
         """
         try:
             objective, step = self._objective(batch)
@@ -323,7 +323,7 @@ class SelfGuidedDenoiser:
             NoiseRateError, ScoreError: the epoch is not ended and can be ended again.
             SwitchError: the epoch has ended, but Phase II cannot begin by time-out.
             OrderError: between before_step and step, or before any batch.
-            BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
+            BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the epoch can be ended again.
 
         On several ranks all call it, and what fails on one of them fails on all.
@@ -357,7 +357,7 @@ class SelfGuidedDenoiser:
 
         Raises:
             OrderError: between before_step and step.
-            BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
+            BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the state can be taken again.
         """
         if self._pending is not None:
@@ -378,7 +378,7 @@ class SelfGuidedDenoiser:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken, bit for bit.
+        """Goes on where `state_dict` was taken, bit for bit.
 
         Raises:
             StateError: another data set, config, model or version; nothing was changed.

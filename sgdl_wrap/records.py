@@ -43,7 +43,7 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochRecord:
-        """The record that :meth:`as_dict` gave."""
+        """The record that `as_dict` gave."""
         return cls(**{**values, "phase": Phase(values["phase"])})
 
 
@@ -99,7 +99,7 @@ class EpochProgress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EpochProgress:
-        """The progress that :meth:`state_dict` gave."""
+        """The progress that `state_dict` gave."""
         values = dict(state)
         progress = cls(_seconds_before=values.pop("seconds"), **values)
         if set(state) != set(progress.state_dict()):
