@@ -85,6 +85,7 @@ def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, 
     Raises:
         StateError: a torn, truncated or foreign file, a part that is not in it, or the state of
             another data set, model, configuration or version; nothing was changed.
+        DenoiserError: a part without load_state_dict.
         FileNotFoundError: there is no such file.
         OrderError: between before_step and step.
     """

@@ -103,6 +103,8 @@ class SelfGuidedDenoiser:
     Raises:
         InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
             construction or at the first batch, before anything of the user's changes.
+
+    Source: Gao et al., SIGIR 2022, Sec. 3; docs/method.md leads from each equation to its file.
     """
 
     def __init__(
@@ -163,32 +165,35 @@ class SelfGuidedDenoiser:
 
     @property
     def phase(self) -> Phase:
-        """Phase.MEMORIZATION, then Phase.SELF_GUIDED."""
+        """Phase.MEMORIZATION, then Phase.SELF_GUIDED (Sec. 3)."""
         return Phase.MEMORIZATION if self._self_guided is None else Phase.SELF_GUIDED
 
     @property
     def memorization_point(self) -> int | None:
-        """t_m: the epoch, counted from 1, at whose end Phase II began; None before."""
+        """t_m: the epoch, counted from 1, at whose end Phase II began; None before (Eq. 3)."""
         if self._self_guided is None:
             return None
         return sum(record.phase is Phase.MEMORIZATION for record in self._history)
 
     @property
     def noise_rate(self) -> float | None:
-        """σ̂ of the last epoch of Phase I; None before the first estimate."""
+        """σ̂ in [0, 1] of the last epoch of Phase I; None before the first estimate (Eq. 4)."""
         if self.config.noise_rate is not None:
             return self.config.noise_rate
         return None if self._tracker.mixture is None else self._tracker.mixture.value
 
     @property
     def history(self) -> list[EpochRecord]:
-        """One record an epoch."""
+        """One `EpochRecord` an epoch, oldest first."""
         return list(self._history)
 
     def report(self) -> Audit:
         """Every interaction and what is known of it, most suspicious first.
 
         On several ranks, of the interactions that this one knows.
+
+        Returns:
+            An `Audit`, whose fields and units are listed there.
 
         Raises:
             OrderError: no batch was watched yet, or the denoiser is disabled.
@@ -201,6 +206,9 @@ class SelfGuidedDenoiser:
 
     def before_step(self, batch: Any) -> None:
         """Reads the batch; in Phase II also learns ψ and φ by a virtual update (Eq. 7, 8).
+
+        Args:
+            batch: whatever loss_fn takes, of B samples whose pairs can be read.
 
         Raises:
             BatchError: pairs that cannot be read, or none of them known.
@@ -280,6 +288,12 @@ class SelfGuidedDenoiser:
         Takes the place of `step`: call before_step, this, backward, optimizer.step. Where
         the batch is left out, a zero of which no parameter gets a gradient.
 
+        Args:
+            batch: the batch that before_step was called with.
+
+        Returns:
+            A scalar, (); in Phase I every w_k is 1.
+
         Raises:
             OrderError, LossError: as `step`; the gradients are the caller's to look at.
         """
@@ -300,7 +314,15 @@ class SelfGuidedDenoiser:
     def sample_weights(self, batch: Any) -> Tensor:
         """The weights that the batch's samples would have now, (B,), detached.
 
-        All ones in Phase I. The losses are taken in evaluation mode; nothing is recorded.
+        w_k = g(x_k; ψ), divided by their mean over the batch unless `weight_normalization` is
+        "none" (Eq. 5). All ones in Phase I. The losses are taken in evaluation mode; nothing is
+        recorded.
+
+        Args:
+            batch: as for `before_step`.
+
+        Raises:
+            BatchError, InteractionsError, LossError: as `before_step`.
         """
         if self._self_guided is None:
             return torch.ones_like(self._user.losses_aside(batch, None))
@@ -379,6 +401,9 @@ class SelfGuidedDenoiser:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, bit for bit.
+
+        Args:
+            state: what `state_dict` or `merge_states` returned.
 
         Raises:
             StateError: another data set, config, model or version; nothing was changed.

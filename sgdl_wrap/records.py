@@ -25,6 +25,8 @@ class EpochRecord:
         mean_weight: mean weight of the samples; 1 in Phase I.
         seconds: from the epoch's first batch to its end, the ranking included.
         skipped: batches left out for NaN or Inf.
+
+    Source: Eq. 1 (memorized_ratio), Eq. 3 (clean_ratio) and Eq. 4 (noise_rate).
     """
 
     epoch: int
@@ -43,7 +45,11 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochRecord:
-        """The record that `as_dict` gave."""
+        """The record that `as_dict` gave.
+
+        Args:
+            values: that dictionary.
+        """
         return cls(**{**values, "phase": Phase(values["phase"])})
 
 
