@@ -1,4 +1,4 @@
-"""Runs the Python blocks of pages with the sgdl_wrap that is installed: a newcomer's copy and paste.
+"""Runs the Python blocks of pages with the sgdl_wrap that is installed, as a newcomer would.
 
 Usage: python .ci/blocks.py PAGE...; each page by itself, in a folder of its own. The tests run them
 from the working tree; this is for the wheel in an empty environment.
