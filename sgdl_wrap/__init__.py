@@ -22,7 +22,7 @@ from sgdl_wrap.errors import (
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.records import EpochRecord
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "BatchError",

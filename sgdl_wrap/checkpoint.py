@@ -27,8 +27,6 @@ _TORN = (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, KeyErr
 def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
     """Saves everything a run needs to go on; the file is the old one or the new one, never half.
 
-    ::
-
         save_checkpoint("run.pt", denoiser=denoiser, model=model, optimizer=optimizer,
                         random=torch.default_generator, epoch=epoch)
 
@@ -73,9 +71,7 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, Any]:
-    """Puts a run back to where :func:`save_checkpoint` saw it; all of it or, on an error, nothing.
-
-    ::
+    """Puts a run back to where `save_checkpoint` saw it; all of it or, on an error, nothing.
 
         epoch = load_checkpoint("run.pt", denoiser=denoiser, model=model, optimizer=optimizer,
                                 random=torch.default_generator)["epoch"]
@@ -92,6 +88,7 @@ def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, 
     Raises:
         StateError: a torn, truncated or foreign file, a part that is not in it, or the state of
             another data set, model, configuration or version; nothing was changed.
+        DenoiserError: a part without load_state_dict.
         FileNotFoundError: there is no such file.
         OrderError: between before_step and step.
     """

@@ -198,7 +198,10 @@ class DenoiserConfig:
 
     @classmethod
     def paper(cls) -> DenoiserConfig:
-        """The method as Sec. 3 and 4.1.4 print it (the slips of Eq. 12 mended)."""
+        """The method as Sec. 3 and 4.1.4 print it (the slips of Eq. 12 mended).
+
+        Source: Gao et al., SIGIR 2022; what remains different is in docs/deviations.md.
+        """
         return cls(
             ranking="full",
             switch_timeout=60,  # against every item the switch may never come
@@ -256,7 +259,14 @@ class DenoiserConfig:
         return replace(self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr)
 
     def but(self, **changes: Any) -> DenoiserConfig:
-        """A copy with some fields changed."""
+        """A copy with some fields changed.
+
+        Args:
+            changes: fields and their new values.
+
+        Raises:
+            DenoiserError: a value outside its range.
+        """
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:

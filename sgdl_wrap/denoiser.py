@@ -44,7 +44,7 @@ logger = logging.getLogger("sgdl_wrap")
 class SelfGuidedDenoiser:
     """Trains any recommender so that noise is not memorized (SGDL, SIGIR 2022).
 
-    The user keeps model, loss, loader and optimizer, and adds three lines::
+    The user keeps model, loss, loader and optimizer, and adds three lines:
 
         denoiser = SelfGuidedDenoiser(model, optimizer, loss_fn, interactions=(users, items))
         for batch in loader:
@@ -77,6 +77,8 @@ class SelfGuidedDenoiser:
     Raises:
         InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
             construction or at the first batch, before anything of the user's changes.
+
+    Source: Gao et al., SIGIR 2022, Sec. 3; docs/method.md leads from each equation to its file.
     """
 
     def __init__(
@@ -135,22 +137,22 @@ class SelfGuidedDenoiser:
 
     @property
     def phase(self) -> Phase:
-        """Phase.MEMORIZATION, then Phase.SELF_GUIDED."""
+        """Phase.MEMORIZATION, then Phase.SELF_GUIDED (Sec. 3)."""
         return self._epochs.phase
 
     @property
     def memorization_point(self) -> int | None:
-        """t_m: the epoch, counted from 1, at whose end Phase II began; None before."""
+        """t_m: the epoch, counted from 1, at whose end Phase II began; None before (Eq. 3)."""
         return self._epochs.memorization_point
 
     @property
     def noise_rate(self) -> float | None:
-        """σ̂ of the last epoch of Phase I; None before the first estimate."""
+        """σ̂ in [0, 1] of the last epoch of Phase I; None before the first estimate (Eq. 4)."""
         return self._epochs.noise_rate
 
     @property
     def history(self) -> list[EpochRecord]:
-        """One record an epoch."""
+        """One `EpochRecord` an epoch, oldest first."""
         return list(self._epochs.history)
 
     def report(self) -> Audit:
@@ -158,9 +160,12 @@ class SelfGuidedDenoiser:
 
         On several ranks, of the interactions that this one knows.
 
+        Returns:
+            An `Audit`, whose fields and units are listed there.
+
         Raises:
             OrderError: no batch was watched yet, or the denoiser is disabled.
-            BatchError, InteractionsError: as :meth:`end_epoch`.
+            BatchError, InteractionsError: as `end_epoch`.
         """
         self._epochs.write_down()
         return audit(self._epochs.tracker, self._epochs.self_guided)
@@ -169,6 +174,9 @@ class SelfGuidedDenoiser:
 
     def before_step(self, batch: Any) -> None:
         """Reads the batch; in Phase II also learns ψ and φ by a virtual update (Eq. 7, 8).
+
+        Args:
+            batch: whatever loss_fn takes, of B samples whose pairs can be read.
 
         Raises:
             BatchError: pairs that cannot be read, none of them known, or a batch too large to
@@ -213,9 +221,9 @@ class SelfGuidedDenoiser:
             NonFiniteError: NaN or Inf in losses, penalty, weights or gradients; no parameter and
                 no optimizer was changed.
             NoiseRateError, ScoreError, SwitchError: the step is done, but the epoch that ended
-                with it tells nothing; see :meth:`end_epoch`.
+                with it tells nothing; see `end_epoch`.
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
-                :meth:`before_step`.
+                `before_step`.
         """
         added = self._user.added
         with added.adding():
@@ -245,11 +253,17 @@ class SelfGuidedDenoiser:
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for those who own backward and step.
 
-        Takes the place of :meth:`step`: call before_step, this, backward, optimizer.step. Where
+        Takes the place of `step`: call before_step, this, backward, optimizer.step. Where
         the batch is left out, a zero of which no parameter gets a gradient.
 
+        Args:
+            batch: the batch that before_step was called with.
+
+        Returns:
+            A scalar, (); in Phase I every w_k is 1.
+
         Raises:
-            OrderError, LossError: as :meth:`step`; the gradients are the caller's to look at.
+            OrderError, LossError: as `step`; the gradients are the caller's to look at.
         """
         with self._user.added.adding():
             try:
@@ -264,13 +278,13 @@ class SelfGuidedDenoiser:
         return objective
 
     def plain_and_weighted_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """(1/B) Σ_k L_k(θ) beside :meth:`weighted_loss`, of one graph, and in its place.
+        """(1/B) Σ_k L_k(θ) beside `weighted_loss`, of one graph, and in its place.
 
         For frameworks whose step returns a loss that is reduced already: weighted - plain, added
         to it, has it weighted. In Phase I, and where the batch is left out, both are the same.
 
         Raises:
-            OrderError, LossError, NonFiniteError: as :meth:`weighted_loss`.
+            OrderError, LossError, NonFiniteError: as `weighted_loss`.
         """
         pending = self._passage.pending
         losses = None if pending is None else pending.losses
@@ -286,7 +300,15 @@ class SelfGuidedDenoiser:
     def sample_weights(self, batch: Any) -> Tensor:
         """The weights that the batch's samples would have now, (B,), detached.
 
-        All ones in Phase I. The losses are taken in evaluation mode; nothing is recorded.
+        w_k = g(x_k; ψ), divided by their mean over the batch unless `weight_normalization` is
+        "none" (Eq. 5). All ones in Phase I. The losses are taken in evaluation mode; nothing is
+        recorded.
+
+        Args:
+            batch: as for `before_step`.
+
+        Raises:
+            BatchError, InteractionsError, LossError: as `before_step`.
         """
         return self._passage.weights_now(batch)
 
@@ -304,7 +326,7 @@ class SelfGuidedDenoiser:
             NoiseRateError, ScoreError: the epoch is not ended and can be ended again.
             SwitchError: the epoch has ended, but Phase II cannot begin by time-out.
             OrderError: between before_step and step, or before any batch.
-            BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
+            BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the epoch can be ended again.
 
         On several ranks all call it, and what fails on one of them fails on all.
@@ -329,7 +351,7 @@ class SelfGuidedDenoiser:
 
         Raises:
             OrderError: between before_step and step.
-            BatchError, InteractionsError: as :meth:`before_step`; the batches named are left out,
+            BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the state can be taken again.
         """
         if self._passage.pending is not None:
@@ -346,7 +368,10 @@ class SelfGuidedDenoiser:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken, bit for bit.
+        """Goes on where `state_dict` was taken, bit for bit.
+
+        Args:
+            state: what `state_dict` or `merge_states` returned.
 
         Raises:
             StateError: another data set, config, model or version; nothing was changed.

@@ -35,6 +35,8 @@ class EpochRecord:
         for r in denoiser.history: writer.add_scalars("sgdl_wrap", r.scalars(), r.epoch)
 
     shows them in TensorBoard, `writer` being a ``SummaryWriter``.
+
+    Source: Eq. 1 (memorized_ratio), Eq. 3 (clean_ratio) and Eq. 4 (noise_rate).
     """
 
     epoch: int
@@ -68,7 +70,11 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochRecord:
-        """The record that :meth:`as_dict` gave."""
+        """The record that `as_dict` gave.
+
+        Args:
+            values: that dictionary.
+        """
         return cls(**{**values, "phase": Phase(values["phase"])})
 
 
@@ -130,7 +136,7 @@ class EpochProgress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EpochProgress:
-        """The progress that :meth:`state_dict` gave."""
+        """The progress that `state_dict` gave."""
         values = dict(state)
         progress = cls(_seconds_before=values.pop("seconds"), **values)
         if set(state) != set(progress.state_dict()):

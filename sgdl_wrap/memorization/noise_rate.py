@@ -208,7 +208,8 @@ def noise_posterior(scaled: np.ndarray, mixture: NoiseRate) -> np.ndarray:
             mixture.means, mixture.variances, mixture.weights, strict=True
         )
     )
-    posterior: np.ndarray = np.exp(noisy - np.logaddexp(clean, noisy))
+    with np.errstate(invalid="ignore"):  # NaN among them is no surprise
+        posterior: np.ndarray = np.exp(noisy - np.logaddexp(clean, noisy))
     return posterior
 
 

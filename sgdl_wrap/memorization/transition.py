@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 
 class Phase(str, enum.Enum):
-    """Where a denoiser stands."""
+    """Where a denoiser stands.
+
+    Source: Sec. 3.1 and Sec. 3.2.
+    """
 
     MEMORIZATION = "memorization"
+    """Phase I: training as ever, watched."""
     SELF_GUIDED = "self_guided"
+    """Phase II: weights learned from the memorized data."""
 
 
 class Verdict(str, enum.Enum):

@@ -54,6 +54,8 @@ class Audit:
             - noise_posterior: p(noisy component | loss) of the last mixture (Eq. 4), the loss
               smoothed where that is kept, scaled as for the mixture; NaN without one;
             - memorized: whether it is in M, the data that guides; in Phase I, whether it would be.
+
+    Source: Eq. 1 and Eq. 4; the ranking is this library's.
     """
 
     rows: np.ndarray

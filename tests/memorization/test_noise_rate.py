@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from sgdl_wrap.errors import NoiseRateError
 from sgdl_wrap.memorization import noise_rate as module
-from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate, scale_per_user
+from sgdl_wrap.memorization.noise_rate import (
+    NoiseRate,
+    estimate_noise_rate,
+    noise_posterior,
+    scale_per_user,
+)
 
 REG_COVAR = 5e-4  # added to every variance, as DivideMix does
 
@@ -296,3 +301,11 @@ def test_users_without_spread_are_refused_with_the_remedy(users):
         estimate(losses, np.array(users))
     # and the remedy helps
     assert estimate(losses, np.array(users), normalization="global").value == pytest.approx(0.5)
+
+
+def test_the_posterior_of_an_interaction_without_loss_is_nan_and_says_nothing() -> None:
+    mixture = NoiseRate(0.3, (0.2, 0.8), (0.01, 0.01), (0.7, 0.3), True, 10)
+    found = noise_posterior(np.array([0.2, np.nan, 0.8] * 8), mixture)  # warnings are errors here
+    assert np.isnan(found).tolist() == [False, True, False] * 8
+    assert found[0] < 0.01
+    assert found[2] > 0.99
