@@ -38,7 +38,7 @@ def precision_and_recall(traces: Traces) -> Figure:
         panel.plot(epochs, trace["plain"]["clean"], color=_NOISY, label="MR")
         _mark(panel, trace["crossing"], "MP = MR", "--")
         _mark(panel, trace["switch"], "switch", ":")
-        panel.set(title=model, xlabel="epoch", ylim=(0, 1.02))
+        panel.set(title=model, xlabel="epoch", ylabel="MP, MR", ylim=(0, 1.02))
         panel.legend(loc="lower right", fontsize=8)
     return figure
 
@@ -64,8 +64,9 @@ def loss_distribution(traces: Traces) -> Figure:
             panel.plot(places, weight * density, color=colour, label=name)
         panel.set(
             title=f"{model}: σ̂ {trace['noise_rate']:.3f}, true {trace['true_noise_rate']:.3f}",
-            xlabel="loss, scaled per user", ylabel="density",
+            xlabel="loss, scaled per user", ylabel="density", yscale="log",
         )  # fmt: skip
+        panel.set_ylim(bottom=0.01)
         panel.legend(loc="upper right", fontsize=8)
     return figure
 
