@@ -38,7 +38,7 @@ def precision_and_recall(traces: Traces) -> Figure:
         panel.plot(epochs, trace["plain"]["clean"], color=_NOISY, label="MR")
         _mark(panel, trace["crossing"], "MP = MR", "--")
         _mark(panel, trace["switch"], "switch", ":")
-        panel.set(title=model, xlabel="epoch", ylim=(0, 1.02))
+        panel.set(title=model, xlabel="epoch", ylabel="MP, MR", ylim=(0, 1.02))
         panel.legend(loc="lower right", fontsize=8)
     return figure
 
@@ -49,9 +49,10 @@ def loss_distribution(traces: Traces) -> Figure:
     for panel, (model, trace) in zip(panels[0], traces.items(), strict=True):
         losses, mixture = trace["losses"], trace["losses"]["mixture"]
         total = sum(losses["clean"]) + sum(losses["noisy"])
-        edges = np.array(losses["edges"])
+        edges, highest = np.array(losses["edges"]), 1.0
         for name, colour in (("clean", _CLEAN), ("noisy", _NOISY)):
             heights = np.array(losses[name]) / (total * np.diff(edges))
+            highest = max(highest, heights.max())
             panel.stairs(heights, edges, fill=True, alpha=0.4, color=colour, label=name)
         places = np.linspace(0, 1, 400)
         for colour, name, mean, variance, weight in zip(
@@ -64,8 +65,9 @@ def loss_distribution(traces: Traces) -> Figure:
             panel.plot(places, weight * density, color=colour, label=name)
         panel.set(
             title=f"{model}: σ̂ {trace['noise_rate']:.3f}, true {trace['true_noise_rate']:.3f}",
-            xlabel="loss, scaled per user", ylabel="density",
+            xlabel="loss, scaled per user", ylabel="density", yscale="log",
         )  # fmt: skip
+        panel.set_ylim(0.01, 3 * highest)
         panel.legend(loc="upper right", fontsize=8)
     return figure
 

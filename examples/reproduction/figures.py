@@ -134,7 +134,8 @@ def _page(command: str, records: list[dict[str, Any]], table: str) -> str:
     lines = [
         "# Figures 1, 3, 4 and 5 of the paper", "", "```", command, "```", "", *told,
         f"Data {first['data']}, seed {first['seed']}; {settings}. MP and MR are those "
-        "of plain training; memorized: share of the clean / of the noisy interactions.",
+        "of plain training, not reached means not within these epochs; memorized: share of the "
+        "clean / of the noisy interactions.",
         "",
     ]  # fmt: skip
     return "\n".join(lines) + "\n" + table

@@ -112,7 +112,7 @@ OPTIONS: dict[str, Sequence[dict[str, Any]]] = {
     "ir": [{"drop_rate": 0.05}, {"drop_rate": 0.1}, {"drop_rate": 0.2}],
     "deca": [{"c1": 1.0, "c2": 1.0}, {"c1": 10.0, "c2": 1.0}, {"c1": 1000.0, "c2": 10.0}],
     "sgcn": [{"sparsity": 0.003}, {"sparsity": 0.01}, {"sparsity": 0.03}],
-    "sgl": [{"weight": 0.005}, {"weight": 0.02}, {"weight": 0.1}],
+    "sgl": [{"weight": 0.002}, {"weight": 0.005}, {"weight": 0.02}],
 }
 
 
