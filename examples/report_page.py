@@ -23,7 +23,7 @@ from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.report.pictures import draw_page
 from sgdl_wrap.report.progress import epoch_line
 
-EPOCHS = {"lightgcn": 40, "ngcf": 40, "neumf": 12, "cdae": 30}
+EPOCHS = {"lightgcn": 25, "ngcf": 40, "neumf": 8, "cdae": 30}
 DPI = 150  # 1080 pixels across, shown at about 700
 
 

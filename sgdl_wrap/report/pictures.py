@@ -111,7 +111,7 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         return
     counts, edges = np.array(mixture.histogram), np.linspace(0, 1, len(mixture.histogram) + 1)
     density = counts / counts.sum() * len(counts)
-    axes.stairs(density, edges, fill=True, color=QUIET, label="losses", baseline=None)
+    axes.stairs(density, edges, fill=True, color=QUIET, label="losses", baseline=1e-6)
     x = np.linspace(0, 1, 400)
     parts = zip(
         ("clean", "noisy"), (CLEAN, NOISY), ("-", "--"), mixture.means, mixture.variances,
@@ -184,7 +184,7 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     kinds = ((rows["memorized"], CLEAN, "-", "memorized"), (~rows["memorized"], NOISY, "--", "not"))
     for which, color, style, name in kinds:
         counts, edges = np.histogram(rows["weight"][which], bins=40, range=(0.0, 1.0))
-        axes.stairs(counts, edges, fill=True, color=color, alpha=0.25, baseline=None)
+        axes.stairs(counts, edges, fill=True, color=color, alpha=0.25, baseline=1e-6)
         axes.stairs(counts, edges, color=color, linestyle=style,
                     label=f"{name}, {which.sum():,}")
         highest = max(highest, counts.max())
