@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from examples.models.lightgcn import bpr_loss
-from sgdl_wrap import DenoiserConfig, EpochRecord, Phase, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, EpochRecord, OrderError, Phase, SelfGuidedDenoiser
 from sgdl_wrap.self_guided.learner import SelfGuidedLearner
 from tests.models_zoo import (
     SWITCHING,
@@ -646,6 +646,36 @@ def test_weighted_loss_and_step_do_the_same_in_phase_two() -> None:
         outcomes.append((snapshot(model)["parameters"], records))
     assert_identical(outcomes[1][0], outcomes[0][0])
     assert outcomes[1][1] == outcomes[0][1]
+
+
+def test_the_difference_of_weighted_and_plain_loss_weighs_a_loss_that_is_reduced_already() -> None:
+    denoiser = build()
+    train(denoiser, epochs=2)
+    assert denoiser.phase is Phase.SELF_GUIDED
+    batch, model = triple_epoch(DATA, 2)[0], denoiser.model
+    denoiser.before_step(batch)
+    weights = denoiser.sample_weights(batch)
+    plain, weighted = denoiser.plain_and_weighted_loss(batch)
+    losses = bpr_loss(model, batch)
+    reduced = losses.mean()
+    assert plain.item() == reduced.item()
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(reduced + (weighted - plain), parameters, retain_graph=True)
+    expected = torch.autograd.grad((weights * losses).mean(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+    with pytest.raises(OrderError, match=r"^Expected before_step\(batch\) before step"):
+        denoiser.plain_and_weighted_loss(batch)
+
+
+def test_plain_and_weighted_loss_are_one_in_phase_one_also_without_a_graph() -> None:
+    denoiser = build()
+    batch = triple_epoch(DATA, 0)[0]
+    denoiser.before_step(batch)
+    with torch.no_grad():
+        plain, weighted = denoiser.plain_and_weighted_loss(batch)
+    assert plain is weighted
+    assert plain.item() == bpr_loss(denoiser.model, batch).mean().item()
 
 
 def test_the_history_is_a_table_in_one_line() -> None:

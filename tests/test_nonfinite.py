@@ -230,6 +230,17 @@ def test_the_loss_of_a_batch_left_out_gives_no_parameter_a_gradient(phase: Phase
     assert_identical(scene.parameters(), before)
 
 
+@PHASES
+def test_plain_and_weighted_loss_of_a_batch_left_out_are_both_that_zero(phase: Phase) -> None:
+    scene = Scene(phase, on_nonfinite="skip")
+    scene.spoil = three_nan
+    batch = BATCHES[scene.place]
+    scene.denoiser.before_step(batch)
+    plain, weighted = scene.denoiser.plain_and_weighted_loss(batch)
+    assert plain is weighted
+    assert weighted.item() == 0
+
+
 def test_the_first_batch_may_be_left_out_and_the_next_is_tried() -> None:
     model = tiny_lightgcn(DATA)
     bad = [True]

@@ -206,6 +206,17 @@ def test_a_training_step_that_asks_for_the_weighted_loss_is_that_loop_bit_for_bi
     )
 
 
+def test_all_that_the_denoiser_asks_of_the_loss_is_computed_in_the_precision_of_training() -> None:
+    under: set[bool] = set()
+
+    def noting(model: nn.Module, batch: Any) -> Tensor:
+        under.add(torch.is_autocast_enabled("cpu"))
+        return bpr(model, batch)
+
+    fit(ranker(), callback(loss_fn=noting), precision="bf16-mixed")
+    assert under == {True}
+
+
 def test_what_training_step_adds_stays_unweighted() -> None:
     module, guided = ranker(Regularised), callback(penalty=True)
     fit(module, guided)
@@ -279,6 +290,25 @@ def test_phase_noise_rate_and_memorized_ratio_are_logged_at_each_epochs_end() ->
         history[-1].memorized_ratio
     )
     assert [seen.get("loss") is not None for seen in notes.seen] == [True] * 4
+
+
+class Validated(Callback):
+    """What a checkpoint written at a validation would hold."""
+
+    def __init__(self, guided: SelfGuidedCallback) -> None:
+        self.guided, self.epochs = guided, []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.epochs.append(len(self.guided.state_dict()["history"]))
+
+
+def test_an_epoch_ends_before_the_validation_that_follows_it() -> None:
+    guided = callback(DenoiserConfig())
+    notes = Validated(guided)
+    runner = trainer(guided, notes, num_sanity_val_steps=0, val_check_interval=0.5)
+    with seeded(4):
+        runner.fit(ranker(), Batches(), Given(in_lists(9)))
+    assert notes.epochs == [0, 1, 1, 2, 2, 3, 3, 4]
 
 
 def test_epochs_are_lightnings_where_a_loader_repeats_pairs() -> None:
