@@ -37,6 +37,7 @@ from sgdl_wrap.errors import (
     InteractionsError,
     NonFiniteError,
     OrderError,
+    StateError,
     SwitchError,
 )
 from sgdl_wrap.finite import check_finite
@@ -407,6 +408,17 @@ class SelfGuidedDenoiser:
         self._tracker, self._self_guided, self._history = tracker, self_guided, history
         self._epoch, self._explicit_epochs = epoch, explicit_epochs
         self._backlog, self._pending = Backlog(), None
+
+    def __getstate__(self) -> Any:
+        """Refuses copies and pickles, which would share or lose what is the user's.
+
+        Raises:
+            StateError: always.
+        """
+        raise StateError(
+            "Expected state_dict() to be saved, got a copy or pickle of the denoiser, which holds "
+            "your model, optimizer and loss. Build another one and load_state_dict() into it."
+        )
 
     # ------------------------------------------------------------------ one batch
 

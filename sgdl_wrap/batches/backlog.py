@@ -118,13 +118,14 @@ def _noted(
         return True
     pairs = Pairs.joined([step.pairs for step in steps])
     try:
-        ids = identified(pairs, interactions, "a batch").ids
+        samples = identified(pairs, interactions, "a batch")
     except InteractionsError:
         return False
-    starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
+    ids, starts = samples.ids, np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
     known = ids >= 0
     counts = np.add.reduceat(known, starts, dtype=np.int64)
-    if not counts.all():
+    meant = np.add.reduceat(samples.observed, starts, dtype=np.int64)
+    if (counts[meant > 0] == 0).any():  # a batch may consist of negatives alone
         return False
     losses = loss_values(steps)
     if tracker.smoothed is None:
