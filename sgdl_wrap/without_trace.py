@@ -39,9 +39,12 @@ def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterat
         if buffers:
             strided = (b for b in module._buffers.values() if b is not None)
             copies += [(b, b.detach().clone()) for b in strided if b.layout == torch.strided]
+    # the casts that autocast keeps are of other values inside, or made without a graph
+    torch.clear_autocast_cache()
     try:
         yield
     finally:
+        torch.clear_autocast_cache()
         for now, before in kept:
             now.update(before)
             if len(now) > len(before):  # something was added
