@@ -27,7 +27,7 @@ from sgdl_wrap.distributed.layout import settle
 from sgdl_wrap.distributed.ranks import ALONE
 from sgdl_wrap.distributed.resharding import rank_header, state_of_rank
 from sgdl_wrap.epochs import Epochs
-from sgdl_wrap.errors import InteractionsError, NonFiniteError, OrderError
+from sgdl_wrap.errors import InteractionsError, NonFiniteError, OrderError, StateError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.passage import Passage
@@ -380,6 +380,17 @@ class SelfGuidedDenoiser:
         check_header(state, self.interactions, self.config, self._user.model, enabled=self.enabled)
         self._epochs.load_state_dict(state)
         self._passage.pending = None
+
+    def __getstate__(self) -> Any:
+        """Refuses copies and pickles, which would share or lose what is the user's.
+
+        Raises:
+            StateError: always.
+        """
+        raise StateError(
+            "Expected state_dict() to be saved, got a copy or pickle of the denoiser, which holds "
+            "your model, optimizer and loss. Build another one and load_state_dict() into it."
+        )
 
     # ------------------------------------------------------------------ one step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from sgdl_wrap import (
     DenoiserConfig,
     DenoiserError,
     LossError,
+    NoiseRateError,
     OptimizerError,
     Phase,
     SelfGuidedDenoiser,
@@ -327,3 +329,71 @@ def test_arguments_of_the_wrong_kind_are_refused_at_once(
 ) -> None:
     with pytest.raises(DenoiserError, match=sentence):
         build(made(Factors), **argument)
+
+
+def labelled(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    users, items, labels = batch
+    return F.binary_cross_entropy_with_logits(model(users, items), labels, reduction="none")
+
+
+def test_batches_of_negatives_alone_train_wherever_they_come() -> None:
+    """A loader that mixes positives and negatives makes such batches when they are small."""
+    users, items = interactions()
+    seen = {*zip(users.tolist(), items.tolist(), strict=True)}
+    cells = [(u, i) for u in range(N_USERS) for i in range(N_ITEMS) if (u, i) not in seen][:40]
+    negatives = torch.tensor(cells).T
+    apart = (negatives[0], negatives[1], torch.zeros(len(cells)))
+    mixed = [
+        (torch.cat([u, u]), torch.cat([i, n]), torch.arange(2 * len(u)).lt(len(u)).float())
+        for u, i, n in batches(40)
+    ]
+    denoiser = build(made(Factors), labelled, SOON.but(guidance_interval=1))
+    for _ in range(4):
+        for batch in (apart, *mixed, apart):
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        assert denoiser.end_epoch() is not None
+    assert denoiser.phase is Phase.SELF_GUIDED
+    without = build(made(Factors), labelled)
+    for batch in mixed:
+        without.before_step(batch)
+        without.step(batch)
+    record = without.end_epoch()
+    assert record is not None
+    assert record.memorized_ratio > 0
+    assert denoiser.sample_weights(apart).shape == (len(cells),)
+
+
+def test_epochs_without_any_observed_pair_are_told() -> None:
+    denoiser = build(made(Factors), labelled, DenoiserConfig(history_length=1))
+    for users, items, _ in batches(40):
+        batch = (users, items, torch.zeros(len(users)))
+        denoiser.before_step(batch)
+        denoiser.step(batch)
+    with pytest.raises(NoiseRateError, match=r"^Expected at least two losses to estimate a noise"):
+        denoiser.end_epoch()
+
+
+def test_another_default_precision_is_the_users_alone() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        denoiser = build(made(Factors))
+        train(denoiser, 4)
+        assert denoiser.phase is Phase.SELF_GUIDED
+        assert denoiser.sample_weights(batches(40)[0]).dtype == torch.float64
+        state = denoiser.state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert state["tracker"]["cut"].dtype == torch.float32
+    build(made(Factors).double()).load_state_dict(state)
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps], ids=str)
+def test_a_denoiser_is_saved_by_its_state_and_not_copied(copying: Callable[..., Any]) -> None:
+    denoiser = build(made(Factors))
+    train(denoiser, 2)
+    with pytest.raises(
+        StateError, match=r"^Expected state_dict\(\) to be saved, got a copy or pickle of the denoi"
+    ):
+        copying(denoiser)
+    train(denoiser, 1)

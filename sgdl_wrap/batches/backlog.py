@@ -118,19 +118,21 @@ def _noted(
     """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
     if not steps:
         return True
+    pairs = Pairs.joined([step.pairs for step in steps])
     looked_up = [step.ids for step in steps if step.ids is not None]
     if len(looked_up) == len(steps):
-        ids = np.concatenate(looked_up)
+        ids, observed = np.concatenate(looked_up), pairs.arrays()[2]
     else:
-        pairs = Pairs.joined([step.pairs for step in steps])
         try:
-            ids = identified(pairs, interactions, "a batch").ids
+            samples = identified(pairs, interactions, "a batch")
         except InteractionsError:
             return False
+        ids, observed = samples.ids, samples.observed
     starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
     known = ids >= 0
     counts = np.add.reduceat(known, starts, dtype=np.int64)
-    if not counts.all():
+    meant = np.add.reduceat(observed, starts, dtype=np.int64)
+    if (counts[meant > 0] == 0).any():  # a batch may consist of negatives alone
         return False
     losses = loss_values(steps)
     if tracker.smoothed is None:

@@ -44,10 +44,10 @@ def identified(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
 
 
 def identified_some(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
-    """The same of a batch of which some are known.
+    """The same of a batch whose observed pairs are not all unknown; it may have none.
 
     Raises:
-        BatchError: none is. InteractionsError: ids out of range.
+        BatchError: they are. InteractionsError: ids out of range.
     """
     samples = identified(pairs, interactions, where)
     refuse_unknown(samples, where)
@@ -55,12 +55,12 @@ def identified_some(pairs: Pairs, interactions: Interactions, where: str) -> Sam
 
 
 def refuse_unknown(samples: Samples, where: str) -> None:
-    """Refuses a batch of which no pair is known.
+    """Refuses a batch whose observed pairs are all unknown; it may have none.
 
     Raises:
-        BatchError: none is.
+        BatchError: they are.
     """
-    if samples.ids.max() < 0:
+    if samples.observed.any() and samples.ids.max() < 0:
         raise BatchError(
             f"Expected observed pairs in {where}, got none of its {len(samples.ids)} samples "
             "among the interactions. Pass the training interactions at construction, and "

@@ -180,7 +180,8 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = torch.cat([one[name] for one in trackers])[order]
-    tracker["cut"] = torch.full((max(len(one["cut"]) for one in trackers),), torch.nan)
+    longest = max(len(one["cut"]) for one in trackers)
+    tracker["cut"] = torch.full((longest,), torch.nan, dtype=torch.float32)
     for one in trackers:  # no user is on two ranks
         cut = tracker["cut"][: len(one["cut"])]
         cut.copy_(torch.fmax(cut, one["cut"]))

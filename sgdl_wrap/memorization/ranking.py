@@ -98,7 +98,7 @@ def rank_epoch(
     Source: Sec. 3.1.1; the sampled candidates follow the authors' code.
     """
     memorized = np.zeros(len(interactions), dtype=bool)
-    cut = torch.full((interactions.n_users,), torch.nan)
+    cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
     per_user = interactions.n_items if candidates == "full" else 0
     for first, last in user_chunks(interactions, chunk, per_user, among):
         if candidates == "sampled":

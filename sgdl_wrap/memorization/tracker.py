@@ -66,7 +66,7 @@ class MemorizationTracker:
         if "smoothed_loss" in config.weight_inputs or config.audit_only:
             self.smoothed = self.losses.copy()
         # score of each user's last ranked candidate; NaN before the first ranking
-        self.cut = torch.full((interactions.n_users,), torch.nan)
+        self.cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
         self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
         self._generator = torch.Generator().manual_seed(config.seed)
 

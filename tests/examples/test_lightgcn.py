@@ -142,6 +142,7 @@ def test_deep_copy_has_parameters_of_its_own_and_scores_the_same() -> None:
     torch.testing.assert_close(lightgcn.score_all_items(users), before, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # of torch 2.4
 def test_pickled_model_scores_the_same() -> None:
     lightgcn = model()
     users = torch.arange(N_USERS)

@@ -48,6 +48,10 @@ TRAINED, GUIDING = 12, 9  # samples
 # ------------------------------------------------------------------ models, each odd in one way
 
 
+# torch 2.4 says so of what its own checkpoint() calls
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")
+
+
 class Odd(nn.Module):
     """score = Σ tanh(u)·i, by `look`, which the odd ones change; tables are registered first."""
 
