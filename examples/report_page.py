@@ -20,8 +20,8 @@ from examples.recipes import RECIPES, RECIPES_FOR_GENERATED_DATA
 from examples.reproduction.provenance import current_provenance
 from examples.training import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig
+from sgdl_wrap.report.epoch_display import epoch_line
 from sgdl_wrap.report.pictures import draw_page
-from sgdl_wrap.report.progress import epoch_line
 
 EPOCHS = {"lightgcn": 25, "ngcf": 40, "neumf": 8, "cdae": 30}
 DPI = 150  # 1080 pixels across, shown at about 700

@@ -33,7 +33,7 @@ from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.passage import Passage
 from sgdl_wrap.records import EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
-from sgdl_wrap.report.progress import EpochDisplay
+from sgdl_wrap.report.epoch_display import EpochDisplay
 from sgdl_wrap.self_guided.lookahead import LossFn
 from sgdl_wrap.state import check_header, header
 from sgdl_wrap.user_code import ScoreFn, UserCode

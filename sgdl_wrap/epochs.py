@@ -19,7 +19,7 @@ from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
 from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
-from sgdl_wrap.report.progress import EpochDisplay, epoch_line
+from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode

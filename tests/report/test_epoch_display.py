@@ -12,7 +12,7 @@ import pytest
 import tqdm as tqdm_module
 
 from sgdl_wrap import EpochRecord, Phase, SelfGuidedDenoiser
-from sgdl_wrap.report.progress import EpochDisplay, epoch_line
+from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from tests.models_zoo import SWITCHING, seeded, tiny_data, tiny_denoiser, triple_epoch
 
 DATA = tiny_data()
