@@ -102,7 +102,7 @@ class DeCA(Method):
     """Trains the model by agreement with another, and by two models of how noise arises."""
 
     alpha: float = 0.5
-    """α. Paper: tuned among 0, 0.5 and 1."""
+    """α. Code: 0.5."""
     c1: float = 1000.0
     """C1, of a liked pair that was not observed, under DP. Code: 1000."""
     c2: float = 10.0
