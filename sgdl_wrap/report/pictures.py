@@ -98,7 +98,7 @@ def draw_memory_curve(
         axes.axvline(switch, color="black", linewidth=1, label=f"switch, after epoch {switch}")
     axes.set(xlabel="epoch", ylabel="share of interactions", ylim=(0, 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
 
 
 def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
