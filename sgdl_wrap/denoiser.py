@@ -283,6 +283,12 @@ class SelfGuidedDenoiser:
         For frameworks whose step returns a loss that is reduced already: weighted - plain, added
         to it, has it weighted. In Phase I, and where the batch is left out, both are the same.
 
+        Args:
+            batch: the batch that before_step was called with.
+
+        Returns:
+            Two scalars, () each, with their graph; the second is Eq. 9.
+
         Raises:
             OrderError, LossError, NonFiniteError: as `weighted_loss`.
         """

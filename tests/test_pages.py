@@ -8,6 +8,7 @@ tested.
 from __future__ import annotations
 
 import gc
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,9 +74,25 @@ def of_distributed(place: Path) -> Names:
     }  # fmt: skip
 
 
+def of_pictures(place: Path) -> Names:
+    """A denoiser after two epochs, and what TensorBoard's writer is called with."""
+    recommender = Factors()
+    optimizer = torch.optim.Adam(recommender.parameters(), lr=0.01)
+    denoiser = SelfGuidedDenoiser(recommender, optimizer, bpr, interactions=(USERS, ITEMS))
+    for epoch in range(2):
+        for batch in in_lists(epoch):
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        denoiser.end_epoch()
+    written: list[tuple[str, dict[str, float], int]] = []
+    writer = SimpleNamespace(add_scalars=lambda *arguments: written.append(arguments))
+    return {"denoiser": denoiser, "writer": writer, "written": written}
+
+
 GIVEN: dict[str, Callable[[Path], Names]] = {
     "docs/training.md": of_training,
     "docs/distributed.md": of_distributed,
+    "docs/pictures.md": of_pictures,
 }
 
 
@@ -114,12 +131,19 @@ def after_distributed(names: Names, printed: str, place: Path) -> None:
     assert len(names["states"]) == 1
 
 
+def after_pictures(names: Names, printed: str, place: Path) -> None:
+    assert (place / "page.png").stat().st_size > 10_000
+    assert [epoch for _, _, epoch in names["written"]] == [1, 2]
+    assert logging.getLogger("sgdl_wrap").level == logging.INFO
+
+
 AFTER: dict[str, Callable[[Names, str, Path], None]] = {
     "README.md": after_readme,
     "docs/index.md": after_quickstart,
     "docs/training.md": after_training,
     "docs/wrap_your_own.md": after_wrapping,
     "docs/distributed.md": after_distributed,
+    "docs/pictures.md": after_pictures,
 }
 
 
@@ -128,10 +152,15 @@ AFTER: dict[str, Callable[[Names, str, Path], None]] = {
 
 @pytest.fixture
 def own_streams_and_group() -> Iterator[None]:
-    """Pages are users' code: they seed and draw from the global stream, and may open a group."""
+    """Pages are users' code: they draw from the global stream, set up logs, may open a group."""
+    loggers = [logging.getLogger(), logging.getLogger("sgdl_wrap")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
     if dist.is_available() and dist.is_initialized():
         gc.collect()  # torch's wrapper refers to itself, and must not outlive the group
         dist.destroy_process_group()

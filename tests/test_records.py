@@ -67,7 +67,8 @@ def test_plain_seconds_are_those_of_loss_backward_and_step(
     epochs = [triple_epoch(DATA, epoch) for epoch in range(3)]
     denoiser.before_step(epochs[0][0])  # tries the loss, by the true one
     denoiser.step(epochs[0][0])
-    denoiser._user.loss_fn, denoiser._user.score = loss_fn, score
+    denoiser._user.loss_fn = denoiser._user._trained_loss = loss_fn
+    denoiser._user.score = score
     denoiser._user.streams.own = own
     monkeypatch.setattr(denoiser._optimizers[0], "step", lambda: setattr(
         clock, "now", clock.now + 0.5))
