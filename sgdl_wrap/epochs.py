@@ -212,7 +212,7 @@ class Epochs:
         self.self_guided = self._new_phase(
             self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise)
         )
-        self.tracker.begin_smoothing()
+        self.tracker.begin_averages()
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
     def _new_phase(self, memorized: np.ndarray, config: DenoiserConfig) -> SelfGuidedPhase:

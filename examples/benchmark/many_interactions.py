@@ -84,8 +84,9 @@ def _random_losses(model: nn.Module, batch: Batch) -> Tensor:
 def _state_bytes(denoiser: SelfGuidedDenoiser) -> int:
     """Bytes of the arrays that have a place for each interaction."""
     tracker = denoiser.state_dict()["tracker"]
-    held = (denoiser.interactions.keys, tracker["losses"], tracker["ring"])
-    return sum(array.nbytes for array in held)
+    held = [denoiser.interactions.keys]
+    held += [tracker[name] for name in ("losses", "ring", "smoothed", "suspicion")]
+    return sum(array.nbytes for array in held if array is not None)
 
 
 if __name__ == "__main__":

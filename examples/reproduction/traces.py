@@ -14,6 +14,7 @@ from examples.reproduction.conditions import under_condition
 from examples.reproduction.grids import BENCHES
 from examples.training import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap.memorization.noise_rate import scaled_losses
 
 BINS = 40  # of histograms, and of the weighting function
 EPOCHS = {"lightgcn": 60, "ngcf": 60, "neumf": 30, "cdae": 60}
@@ -141,13 +142,14 @@ def _in_order(
 def _losses(
     denoiser: SelfGuidedDenoiser, rows: NDArray[Any], clean: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    # at the switch the suspicion is the epoch's loss, scaled as the mixture sees it
+    # the epoch's losses, scaled as the mixture sees them; rows are in the order of users
+    scaled = scaled_losses(rows["loss"], rows["user"], "user")
     mixture = denoiser.state_dict()["tracker"]["mixture"]
     edges = np.linspace(0, 1, BINS + 1)
     return {
         "edges": edges.tolist(),
-        "clean": np.histogram(rows["suspicion"][clean], edges)[0].tolist(),
-        "noisy": np.histogram(rows["suspicion"][~clean], edges)[0].tolist(),
+        "clean": np.histogram(scaled[clean], edges)[0].tolist(),
+        "noisy": np.histogram(scaled[~clean], edges)[0].tolist(),
         "mixture": {name: mixture[name] for name in ("means", "variances", "weights")},
     }
 

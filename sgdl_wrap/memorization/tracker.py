@@ -41,7 +41,10 @@ def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
 
 
 class MemorizationTracker:
-    """Losses and memorization of every interaction, h/8 + 8 bytes each (+ 4 when smoothed).
+    """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 8 with averages).
+
+    The averages, smoothed losses and suspicion, begin with Phase II, or at once with `audit_only`:
+    while Phase I decides, an end of epoch need not sort all losses.
 
     The losses are those of the epoch under way or, until its first step is written down, of the
     one before.
@@ -60,11 +63,14 @@ class MemorizationTracker:
         self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
-        self.suspicion = self.losses.copy()  # mean over the epochs
+        self.suspicion: np.ndarray | None = None  # mean over the epochs
+        self._suspicion_epochs = 0
         self._epoch_ended = False
         self.smoothed: np.ndarray | None = None
         if "smoothed_loss" in config.weight_inputs or config.audit_only:
             self.smoothed = self.losses.copy()
+        if config.audit_only:
+            self.suspicion = self.losses.copy()
         # score of each user's last ranked candidate; NaN before the first ranking
         self.cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
         self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
@@ -170,8 +176,10 @@ class MemorizationTracker:
         self.buffer.push(findings.ranked.packed)
         self.cut = findings.ranked.cut
         self.mixture = findings.noise_rate or self.mixture
-        now = self.suspicion_now().astype(np.float32)
-        self.suspicion = mean_over_epochs(self.suspicion, now, self.buffer.epochs)
+        if self.suspicion is not None:
+            self._suspicion_epochs += 1
+            now = self.suspicion_now().astype(np.float32)
+            self.suspicion = mean_over_epochs(self.suspicion, now, self._suspicion_epochs)
         self._epoch_ended = True
         return self._ranks.total(count_bits(self.buffer.memorized()))
 
@@ -184,10 +192,12 @@ class MemorizationTracker:
             self.losses.fill(np.nan)
             self._epoch_ended = False
 
-    def begin_smoothing(self) -> None:
-        """Smooths losses from now on; the last ones seen are the first visit."""
+    def begin_averages(self) -> None:
+        """Smooths losses and averages suspicion, beginning with the epoch that has just ended."""
         if self.smoothed is None:
             self.smoothed = self.losses.copy()
+        if self.suspicion is None:
+            self.suspicion, self._suspicion_epochs = self.suspicion_now().astype(np.float32), 1
 
     def memorized_ids(self) -> np.ndarray:
         """M_t as sorted interaction ids, int64."""
@@ -202,8 +212,9 @@ class MemorizationTracker:
             "epochs": epochs,
             "losses": torch.from_numpy(self.losses.copy()),
             "epoch_ended": self._epoch_ended,
-            "suspicion": torch.from_numpy(self.suspicion.copy()),
-            "smoothed": None if self.smoothed is None else torch.from_numpy(self.smoothed.copy()),
+            "suspicion": _copied(self.suspicion),
+            "suspicion_epochs": self._suspicion_epochs,
+            "smoothed": _copied(self.smoothed),
             "cut": self.cut.clone(),
             "mixture": None if self.mixture is None else asdict(self.mixture),
             "generator": self._generator.get_state(),
@@ -216,9 +227,15 @@ class MemorizationTracker:
         losses = torch.from_numpy(self.losses)
         self.losses = same_shape(state["losses"], losses, "losses").numpy().copy()
         self._epoch_ended = bool(state["epoch_ended"])
-        self.suspicion = same_shape(state["suspicion"], losses, "suspicion").numpy().copy()
+        if state["suspicion"] is not None:
+            self.suspicion = same_shape(state["suspicion"], losses, "suspicion").numpy().copy()
+        self._suspicion_epochs = int(state["suspicion_epochs"])
         if state["smoothed"] is not None:
             self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
         self.cut = same_shape(state["cut"], self.cut, "cut").clone()
         self.mixture = None if state["mixture"] is None else NoiseRate(**state["mixture"])
         self._generator.set_state(state["generator"].cpu())
+
+
+def _copied(values: np.ndarray | None) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values.copy())

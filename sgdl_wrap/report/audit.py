@@ -40,11 +40,11 @@ class Audit:
         rows: structured array, (N,), with the fields
 
             - user, item: the pair;
-            - suspicion: in [0, 1], the mean over the epochs so far of how large the loss was
-              among the user's others and among all
-              (:func:`~sgdl_wrap.memorization.suspicion.suspicion`); an epoch without the
-              interaction leaves it as it was, and the epoch under way counts where there was
-              none before; NaN where no loss was seen, and ranked last;
+            - suspicion: in [0, 1], how large the loss was among the user's others and among all
+              (:func:`~sgdl_wrap.memorization.suspicion.suspicion`): the mean over the epochs from
+              the one of the switch on, or from the first with `audit_only`; in Phase I without it,
+              of this epoch or the last. An epoch without the interaction leaves the mean as it
+              was; NaN where no loss was seen, and ranked last;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
               none was seen in it;
@@ -112,7 +112,8 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
     Raises:
         OrderError: nothing was watched yet.
     """
-    if np.isnan(tracker.losses).all() and np.isnan(tracker.suspicion).all():
+    suspicion = tracker.suspicion
+    if np.isnan(tracker.losses).all() and (suspicion is None or np.isnan(suspicion).all()):
         raise OrderError(
             "Expected report after some batches, got none. Call before_step and step on each "
             "batch of the loader, with enabled=True."
@@ -125,8 +126,9 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
-    suspicion = tracker.suspicion
-    if np.isnan(suspicion).any():
+    if suspicion is None:
+        suspicion = tracker.suspicion_now()
+    elif np.isnan(suspicion).any():
         suspicion = np.where(np.isnan(suspicion), tracker.suspicion_now(), suspicion)
     rows["suspicion"] = suspicion
     rows["noise_posterior"] = np.nan

@@ -17,7 +17,8 @@ def test_the_page_is_saved_with_its_origin(
     from PIL import Image
 
     picture = out / "lightgcn.png"
-    assert Image.open(picture).size == (1080, 1200)
+    with Image.open(picture) as image:
+        assert image.size == (1080, 1200)
     assert picture.stat().st_size < 150_000
     origin = (out / "lightgcn.txt").read_text(encoding="utf-8").splitlines()
     command = "python -m examples.report_page --data FOLDER --model lightgcn --epochs 1 --seed 0"

@@ -296,13 +296,46 @@ def test_smoothing_begins_with_the_last_losses_seen():
     tracker = small(noise_rate=0.2, loss_smoothing=0.5)
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
     tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
-    tracker.begin_smoothing()
+    tracker.begin_averages()
     tracker.record(ids([1, 2]), floats([4.0, 8.0]))
-    tracker.begin_smoothing()  # it has begun
+    tracker.begin_averages()  # it has begun
     assert tracker.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
     again = small(noise_rate=0.2, loss_smoothing=0.5)
     again.load_state_dict(tracker.state_dict())
     assert again.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
+
+
+def test_suspicion_is_averaged_from_the_switch_on():
+    tracker = small(noise_rate=0.2)
+    assert tracker.suspicion is None  # Phase I keeps no more than it needs
+    shown = []
+    for epoch, losses in enumerate([[1.0, 2.0, 5.0], [3.0, 2.0, 1.0], [0.0, 9.0, 2.0]]):
+        tracker.record(ids([0, 1, 2]), floats(losses))
+        tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+        shown.append(tracker.suspicion_now()[:3])
+        if epoch == 0:
+            assert tracker.suspicion is None
+        if epoch == 1:
+            tracker.begin_averages()
+    expected = (shown[1] + shown[2]) / 2
+    assert tracker.suspicion[:3] == pytest.approx(expected)
+    again = small(noise_rate=0.2)
+    again.load_state_dict(tracker.state_dict())
+    for one in (tracker, again):
+        one.record(ids([0, 1, 2]), floats([4.0, 4.5, 0.0]))
+        one.commit(one.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+    assert again.suspicion[:3] == pytest.approx((2 * expected + tracker.suspicion_now()[:3]) / 3)
+    assert again.suspicion.tolist()[:3] == tracker.suspicion.tolist()[:3]
+
+
+def test_an_audit_averages_suspicion_from_the_first_epoch_on():
+    tracker = small(noise_rate=0.2, audit_only=True)
+    shown = []
+    for losses in ([1.0, 2.0, 5.0], [3.0, 2.0, 1.0]):
+        tracker.record(ids([0, 1, 2]), floats(losses))
+        tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+        shown.append(tracker.suspicion_now()[:3])
+    assert tracker.suspicion[:3] == pytest.approx((shown[0] + shown[1]) / 2)
 
 
 # ------------------------------------------------------------------ features
