@@ -167,7 +167,7 @@ _EXPLANATION = """\
 Natural noise: ratings below 3. Injected: random unobserved pairs put into the clean part, 20 % or
 40 % of its size. No ranking reads the flags; they judge alone.
 
-*Suspicion* is the first column of `denoiser.report()`; audit only leaves training as it is. *Loss
+*Suspicion* is what `denoiser.report()` sorts by; audit only leaves training as it is. *Loss
 of the last epoch* and *T-CE*, the share of epochs in which its rule would drop the interaction
 (`examples/rival_rankings.py`), watched the audit-only run. T-CE's largest drop rate, of its paper's
 three, is the one that does best by the flags here, which nobody could know. Its paper defines it

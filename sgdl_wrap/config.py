@@ -35,7 +35,7 @@ class DenoiserConfig:
 
     history_length: int = 20
     """h of Eq. 1: epochs of memorization history. Paper: tuned among 2, 5, 10, 20; the longest is
-    the safest, as no switch comes before epoch h/2, when large batches make epochs short."""
+    the safest where large batches make epochs short: none switches within its first h/2."""
 
     ranking: Ranking = "sampled"
     """Candidates that decide memorization: a user's observed items against as many sampled

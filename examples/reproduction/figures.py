@@ -83,6 +83,14 @@ def made(settings: TraceSettings, data: InteractionData, out: Path) -> dict[str,
     return record
 
 
+SHOWN = {
+    "figure1": "Figure 1: the memorized share of clean and of noisy interactions",
+    "figure3": "Figure 3: memorization precision (MP) and recall (MR) of plain training",
+    "figure4": "Figure 4: losses at the switch, and the mixture fitted to them",
+    "figure5": "Figure 5: weights of clean and noisy interactions, and the weighting function",
+}
+
+
 def numbers(records: list[Mapping[str, Any]]) -> str:
     """A table: the estimate beside the true rate, the switch beside where MP = MR."""
     lines = [
@@ -133,12 +141,17 @@ def _page(command: str, records: list[dict[str, Any]], table: str) -> str:
     first = records[0]["settings"]
     lines = [
         "# Figures 1, 3, 4 and 5 of the paper", "", "```", command, "```", "", *told,
-        f"Data {first['data']}, seed {first['seed']}; {settings}. MP and MR are those "
-        "of plain training, not reached means not within these epochs; memorized: share of the "
-        "clean / of the noisy interactions.",
+        f"Data {first['data']}, seed {first['seed']}; {settings}. MP and MR, memorization "
+        "precision and recall, are those of plain training, not reached means not within "
+        "these epochs; memorized: share of the clean / of the noisy interactions.",
         "",
     ]  # fmt: skip
-    return "\n".join(lines) + "\n" + table
+    shown = []
+    for name, title in SHOWN.items():
+        shown += ["", f"## {title}", ""]
+        conditions = dict.fromkeys(record["settings"]["condition"] for record in records)
+        shown += [f"![{title}, {one}]({name}-{one}.png)\n" for one in conditions]
+    return "\n".join(lines) + "\n" + table + "\n".join(shown)
 
 
 def _parser() -> argparse.ArgumentParser:

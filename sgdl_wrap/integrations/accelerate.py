@@ -22,7 +22,7 @@ try:
     from accelerate import Accelerator
 except ImportError as error:
     raise ImportError(
-        "Expected Accelerate to be installed, got none. Install sgdl-wrap[accelerate]."
+        "Expected Accelerate, got none installed. Run `pip install sgdl-wrap[accelerate]`."
     ) from error
 
 

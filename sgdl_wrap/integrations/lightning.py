@@ -38,7 +38,7 @@ try:
     from lightning.pytorch.strategies import SingleDeviceStrategy
 except ImportError as error:
     raise ImportError(
-        "Expected Lightning to be installed, got none. Install sgdl-wrap[lightning]."
+        "Expected Lightning, got none installed. Run `pip install sgdl-wrap[lightning]`."
     ) from error
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
@@ -56,7 +56,12 @@ class SelfGuidedCallback(Callback):
     Args:
         loss_fn: ``loss_fn(model, batch)`` returns the per-sample losses, (B,), whose mean
             `training_step` returns; it logs nothing.
-        interactions, n_items, score_fn, pair_fn, config, enabled: as in SelfGuidedDenoiser.
+        interactions: as in SelfGuidedDenoiser, and so are the next five.
+        n_items: size of the catalogue.
+        score_fn: scores of pairs.
+        pair_fn: the pairs of a batch.
+        config: every choice of the method.
+        enabled: False is plain training.
         model: which part of the LightningModule `loss_fn` and `score_fn` are given, by its name
             ("net", "towers.item"); the default is the LightningModule itself.
         penalty: whether `training_step` adds to that mean something that is to stay unweighted, a
@@ -107,9 +112,13 @@ class SelfGuidedCallback(Callback):
 
         Returned in the place of the mean, it spares the second forward.
 
+        Args:
+            batch: the one that `training_step` was given.
+
         Raises:
-            OrderError: outside training, or not with the batch that `training_step` was given.
-            And what ``SelfGuidedDenoiser.before_step`` and ``weighted_loss`` raise.
+            OrderError: outside training, or not with that batch.
+            BatchError, InteractionsError, LossError, NonFiniteError: as
+                `SelfGuidedDenoiser.before_step` and its `weighted_loss`.
         """
         if self.denoiser is None or self._replay is None or batch is not self._batch:
             raise OrderError(

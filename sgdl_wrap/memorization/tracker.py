@@ -205,7 +205,7 @@ class MemorizationTracker:
         return np.flatnonzero(bits).astype(np.int64, copy=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history ring, the losses and the generator, as tensors."""
+        """The history ring, the losses, the averages and the generator, as tensors."""
         rows, epochs = self.buffer.state()
         return {
             "ring": torch.from_numpy(rows.copy()),

@@ -1,1 +1,1 @@
-"""What a person looks at: the audit of the interactions."""
+"""What a person looks at: the audit of the interactions, pictures, a line an epoch."""

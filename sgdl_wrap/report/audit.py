@@ -84,7 +84,8 @@ class Audit:
             import pandas
         except ImportError as error:
             raise DenoiserError(
-                "Expected pandas, got none installed. Install it, or use to_csv or rows."
+                "Expected pandas, got none installed. Run `pip install sgdl-wrap[report]`, or use "
+                "to_csv or rows."
             ) from error
         return pandas.DataFrame.from_records(self.rows)
 
@@ -99,7 +100,8 @@ class Audit:
             from pyarrow import parquet
         except ImportError as error:
             raise DenoiserError(
-                "Expected pyarrow, got none installed. Install it, or use to_csv."
+                "Expected pyarrow, got none installed. Run `pip install sgdl-wrap[report]`, or use "
+                "to_csv."
             ) from error
         names = self.rows.dtype.names or ()
         columns = {name: np.ascontiguousarray(self.rows[name]) for name in names}

@@ -236,5 +236,5 @@ def test_without_accelerate_the_extra_is_named() -> None:
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
     assert ran.stdout == (
-        "Expected Accelerate to be installed, got none. Install sgdl-wrap[accelerate].\n"
+        "Expected Accelerate, got none installed. Run `pip install sgdl-wrap[accelerate]`.\n"
     )

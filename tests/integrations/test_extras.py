@@ -14,7 +14,7 @@ def test_a_missing_recbole_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     for name in [name for name in sys.modules if name.split(".")[0] == "recbole"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "recbole", None)
-    with pytest.raises(ImportError, match=r"Run: pip install 'sgdl-wrap\[recbole\]'\.$"):
+    with pytest.raises(ImportError, match=r"Run `pip install sgdl-wrap\[recbole\]`\.$"):
         import sgdl_wrap.integrations.recbole  # noqa: F401
 
 

@@ -567,5 +567,5 @@ def test_without_lightning_the_extra_is_named() -> None:
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
     assert ran.stdout == (
-        "Expected Lightning to be installed, got none. Install sgdl-wrap[lightning].\n"
+        "Expected Lightning, got none installed. Run `pip install sgdl-wrap[lightning]`.\n"
     )

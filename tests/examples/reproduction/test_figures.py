@@ -88,6 +88,7 @@ def test_command_draws_writes_and_makes_no_trace_twice(
     assert "--models neumf --conditions natural --seed 0" in page
     assert current_provenance()["commit"] in page
     assert str(tmp_path) not in page
+    assert all(f"]({name})" in page for name in pictures)  # shown, not only drawn
     (tmp_path / "figure1-natural.png").unlink()
     monkeypatch.setattr("examples.reproduction.drawings.FIGURES", {"figure1": FIGURES["figure1"]})
     figures.main(arguments)
