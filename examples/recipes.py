@@ -170,7 +170,7 @@ RECIPES = {"lightgcn": LIGHTGCN, "neumf": NEUMF, "cdae": CDAE_RECIPE, "ngcf": NG
 # The generated data has a third of the interactions and patterns that are learned sooner.
 RECIPES_FOR_GENERATED_DATA = {
     "lightgcn": replace(
-        LIGHTGCN, learning_rate=0.01, batch_size=512, epochs=20, l2=1e-4, history_length=10
+        LIGHTGCN, learning_rate=0.01, batch_size=512, epochs=20, l2=1e-4, history_length=6
     ),
     "neumf": replace(NEUMF, learning_rate=0.002, epochs=12),
     "cdae": replace(
