@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.distributed.resharding import merge_states
 from sgdl_wrap.errors import StateError, UnsupportedModelError
@@ -29,21 +29,26 @@ except ImportError as error:
 def register_denoiser(accelerator: Accelerator, denoiser: SelfGuidedDenoiser) -> None:
     """From now on `save_state` and `load_state` save and load the denoiser, too.
 
-    Every process writes ``denoiser-RANK.pt`` into the folder of the checkpoint, which
-    ``torch.load(..., weights_only=True)`` reads. As many processes go on bit for bit; another
-    number goes on from all states merged, as ``merge_states`` says.
+    Every process writes ``denoiser-RANK.pt`` into the folder of the checkpoint by
+    `save_checkpoint`; ``load_checkpoint(path)["denoiser"]`` reads the state. As many processes go
+    on bit for bit; another number goes on from all states merged, as ``merge_states`` says.
 
     Raises:
         UnsupportedModelError: on several processes, a denoiser around another model than the one
             that `accelerator.prepare` returned.
 
     Raises, in `load_state`, before model or optimizer have changed:
-        StateError: a checkpoint without the denoiser, or the state of another one.
+        StateError: a checkpoint without the denoiser, a torn or altered file, or the state of
+            another denoiser.
+
+    Raises, in `save_state`:
+        StateError: the file could not be written; the one of before is whole.
+        OrderError: between before_step and step.
     """
     _check_prepared(accelerator, denoiser.model)
 
     def save(models: list[nn.Module], weights: list[Any], folder: str) -> None:
-        torch.save(denoiser.state_dict(), _path(folder, accelerator.process_index))
+        save_checkpoint(_path(folder, accelerator.process_index), denoiser=denoiser)
 
     def load(models: list[nn.Module], folder: str) -> None:
         denoiser.load_state_dict(
@@ -85,5 +90,11 @@ def _read(folder: str, rank: int) -> dict[str, Any]:
             f"Expected {path.name} in the checkpoint {folder}, got none. Load a checkpoint that "
             "was saved after register_denoiser, or load before the denoiser is registered."
         )
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    found = load_checkpoint(path)
+    if not isinstance(found.get("denoiser"), dict):
+        raise StateError(
+            f"Expected the denoiser in {path}, got another checkpoint. Load the folder that "
+            "save_state wrote after register_denoiser."
+        )
+    state: dict[str, Any] = found["denoiser"]
     return state

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, StateError
+from sgdl_wrap import (
+    DenoiserConfig,
+    Phase,
+    SelfGuidedDenoiser,
+    StateError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sgdl_wrap.self_guided.weighting import WeightingFunction
 from tests.models_zoo import assert_identical, seeded
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
@@ -119,7 +127,7 @@ def test_resumed_amid_an_epoch_or_at_its_end_it_ends_bit_for_bit_as_undisturbed(
     run.step = saved.step
     run.train()
     assert_identical(run.everything(), whole)
-    state = torch.load(tmp_path / "denoiser-0.pt", weights_only=True)
+    state = load_checkpoint(tmp_path / "denoiser-0.pt")["denoiser"]
     assert len(state["history"]) == saved.step // STEPS
 
 
@@ -163,6 +171,70 @@ def test_the_state_of_another_configuration_is_refused_before_anything_changes(
     with pytest.raises(StateError, match=r"differs in meta_lr"):
         run.accelerator.load_state(str(tmp_path))
     assert_identical(run.everything(), before)
+
+
+def _one_bit_of_the_losses_flipped(whole: bytes) -> bytes:
+    """In the bytes of a tensor, which torch.load does not check."""
+    state = torch.load(io.BytesIO(whole), weights_only=True)["parts"]["denoiser"]
+    held = state["tracker"]["losses"].numpy().tobytes()
+    assert whole.count(held) == 1
+    altered = bytearray(whole)
+    altered[whole.index(held) + 2] ^= 1
+    return bytes(altered)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "half": lambda whole: whole[: len(whole) // 2],
+    "ten bytes": lambda whole: whole[:10],
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"denoiser: yes\n",
+    "one bit": _one_bit_of_the_losses_flipped,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_by_name_before_anything_changes(
+    damage: str, tmp_path: Path
+) -> None:
+    saved = Run(SOON)
+    saved.train(3)
+    saved.accelerator.save_state(str(tmp_path))
+    file = tmp_path / "denoiser-0.pt"
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    reset()
+    run = Run(SOON)
+    before = run.everything()
+    with pytest.raises(
+        StateError, match=r"^Expected a whole checkpoint, got .*denoiser-0\.pt torn, truncated or"
+    ):
+        run.accelerator.load_state(str(tmp_path))
+    assert_identical(run.everything(), before)
+
+
+def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run(SOON)
+    run.accelerator.save_state(str(tmp_path))
+    save_checkpoint(tmp_path / "denoiser-0.pt", model=run.model)
+    with pytest.raises(StateError, match=r"^Expected the denoiser in .*denoiser-0\.pt, got"):
+        run.accelerator.load_state(str(tmp_path))
+
+
+def test_where_the_file_cannot_be_written_the_one_of_before_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(SOON)
+    run.train(3)
+    run.accelerator.save_state(str(tmp_path))
+    before = (tmp_path / "denoiser-0.pt").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    run.train(5)
+    with pytest.raises(StateError, match=r"^Expected to write .*denoiser-0\.pt, got OSError"):
+        run.accelerator.save_state(str(tmp_path))
+    assert (tmp_path / "denoiser-0.pt").read_bytes() == before
 
 
 # ------------------------------------------------------------------ two processes
