@@ -8,9 +8,12 @@ goes through the cases of two processes and leaves what came of them in FOLDER.
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -19,13 +22,20 @@ from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap import (
+    DenoiserConfig,
+    DenoiserError,
+    SelfGuidedDenoiser,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sgdl_wrap.integrations.accelerate import register_denoiser
-from tests.models_zoo import seeded, without
+from tests.models_zoo import assert_identical, seeded, without
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 EPOCHS, STEPS, SIZE = 4, 4, 40  # the batches of all processes together
 SOON = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2, meta_lr=0.05)
+REFUSED = ("missing", "torn", "mixed", "foreign")  # checkpoints, by what is wrong in them
 
 
 class Run:
@@ -100,10 +110,12 @@ class Run:
             return self.denoiser.weighted_loss(batch)
 
     def outcome(self) -> dict[str, Any]:
-        return copy.deepcopy({
-            "model": dict(self.accelerator.unwrap_model(self.model).state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-        })
+        return copy.deepcopy(
+            {
+                "model": dict(self.accelerator.unwrap_model(self.model).state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+            }
+        )
 
     def everything(self) -> dict[str, Any]:
         assert self.denoiser is not None
@@ -119,12 +131,55 @@ def reset() -> None:
     PartialState._reset_state()
 
 
+def lay_out(folder: Path) -> None:
+    """Checkpoints of which something is not as save_state left it, with rank 1's file at fault."""
+    shutil.copytree(folder / "step-5", folder / "stale")
+    shutil.copytree(folder / "alone", folder / "stale", dirs_exist_ok=True)
+    for name in REFUSED:
+        shutil.copytree(folder / "step-10", folder / name)
+    (folder / "missing" / "denoiser-1.pt").unlink()
+    torn = folder / "torn" / "denoiser-1.pt"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    shutil.copy(folder / "step-5" / "denoiser-1.pt", folder / "mixed")
+    parts = load_checkpoint(folder / "foreign" / "denoiser-1.pt")
+    parts["denoiser"]["config"]["meta_lr"] = 1.0
+    save_checkpoint(folder / "foreign" / "denoiser-1.pt", **parts)
+
+
+def refusals(run: Run, folder: Path) -> None:
+    """What each process says to those checkpoints, and where one of them cannot write."""
+    rank = run.accelerator.process_index
+    before = run.everything()
+    for name in REFUSED:
+        said = refusal(lambda name=name: run.accelerator.load_state(str(folder / name)))
+        (folder / f"{name}-{rank}.txt").write_text(said)
+    assert_identical(run.everything(), before)
+    full = OSError(28, "No space left on device")
+    with mock.patch("os.fsync", side_effect=full if rank == 1 else None):
+        said = refusal(lambda: run.accelerator.save_state(str(folder / "full")))
+    (folder / f"full-{rank}.txt").write_text(said)
+
+
+def refusal(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except DenoiserError as error:
+        return str(error)
+    return "nothing was refused"
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     run = Run(processes=2)
     rank = run.accelerator.process_index
+    run.train(5)
+    run.accelerator.save_state(str(folder / "step-5"))
     run.train(10)
     run.accelerator.save_state(str(folder / "step-10"))
+    run.accelerator.wait_for_everyone()
+    if rank == 0:
+        lay_out(folder)
+    run.accelerator.wait_for_everyone()
     run.train()
     torch.save(run.everything(), folder / f"whole-{rank}.pt")
     again = Run(processes=2)
@@ -132,20 +187,18 @@ def main(folder: Path) -> None:
     again.step = 10
     again.train()
     torch.save(again.everything(), folder / f"resumed-{rank}.pt")
+    refusals(again, folder)
     alone = Run(processes=2)
-    alone.accelerator.load_state(str(folder / "alone"))
-    assert alone.denoiser is not None
-    assert len(alone.denoiser.history) == 2
+    alone.accelerator.load_state(str(folder / "stale"))
+    torch.save(alone.everything(), folder / f"merged-{rank}.pt")
     alone.step = 10
     alone.train()
     bare = alone.accelerator.unwrap_model(alone.model)
-    try:
-        register_denoiser(alone.accelerator, SelfGuidedDenoiser(
+    said = refusal(
+        lambda: register_denoiser(alone.accelerator, SelfGuidedDenoiser(
             bare, alone.optimizer, bpr, interactions=(USERS, ITEMS), n_items=N_ITEMS,
         ))
-        said = ""
-    except ValueError as error:
-        said = str(error)
+    )  # fmt: skip
     (folder / f"refused-{rank}.txt").write_text(said)
     run.accelerator.wait_for_everyone()
     dist.destroy_process_group()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from sgdl_wrap import (
     save_checkpoint,
 )
 from sgdl_wrap.self_guided.weighting import WeightingFunction
-from tests.models_zoo import assert_identical, seeded
+from tests.models_zoo import assert_identical, seeded, without
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 pytest.importorskip("accelerate")
@@ -281,6 +283,60 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(folder: Path) -> None:
     run.step = 10
     run.train()
     assert len(run.denoiser.history) == EPOCHS
+
+
+def test_all_processes_go_by_the_number_that_rank_0s_file_says(folder: Path) -> None:
+    """Rank 1 finds a file of its own, of two processes, in a folder that one has saved into."""
+    assert (folder / "stale" / "denoiser-1.pt").exists()
+    one = load_checkpoint(folder / "alone" / "denoiser-0.pt")["denoiser"]
+    for rank in (0, 1):
+        state = torch.load(folder / f"merged-{rank}.pt", weights_only=True)["denoiser"]
+        assert state["ranks"] == [rank, 2]
+        assert_identical(state["history"], without(one["history"], "seconds"))
+        assert_identical(state["tracker"], one["tracker"])
+        assert state["epoch"]["batches"] == one["epoch"]["batches"] == 2
+
+
+REASONS = {
+    "missing": r"Expected denoiser-1\.pt in the checkpoint .*missing, got none\.",
+    "torn": r"Expected a whole checkpoint, got .*denoiser-1\.pt torn, truncated or foreign",
+    "mixed": r"Expected files of one save in .*mixed, got denoiser-1\.pt of another one than",
+    "foreign": r"Expected the state of this configuration, got one that differs in meta_lr\.",
+    "full": r"Expected to write .*denoiser-1\.pt, got OSError: .*No space left",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_what_one_process_refuses_all_refuse(folder: Path, name: str) -> None:
+    """That nothing has changed on any of them, they have looked at themselves."""
+    for rank in (0, 1):
+        said = (folder / f"{name}-{rank}.txt").read_text()
+        assert re.match(REASONS[name], said), said
+        assert ("It came up on rank 1 of 2." in said) == (rank == 0)
+
+
+@pytest.mark.parametrize("name", ["missing", "torn", "mixed"])
+def test_one_process_refuses_a_checkpoint_of_two_with_a_file_at_fault(
+    folder: Path, name: str
+) -> None:
+    run = Run(SOON)
+    before = run.everything()
+    with pytest.raises(StateError, match=REASONS[name]):
+        run.accelerator.load_state(str(folder / name))
+    assert_identical(run.everything(), before)
+
+
+def test_where_two_had_saved_one_process_leaves_its_own_file_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("denoiser-0.pt", "denoiser-1.pt"):
+        shutil.copy(folder / "step-10" / name, tmp_path)
+    (tmp_path / "denoiser-mine.pt").touch()  # the user's
+    run = Run(SOON)
+    run.accelerator.save_state(str(tmp_path))
+    left = sorted(path.name for path in tmp_path.glob("denoiser-*"))
+    assert left == ["denoiser-0.pt", "denoiser-mine.pt"]
+    run.accelerator.load_state(str(tmp_path))
 
 
 def test_on_two_processes_a_model_that_was_not_prepared_is_refused(folder: Path) -> None:
