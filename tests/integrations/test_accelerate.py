@@ -239,6 +239,54 @@ def test_where_the_file_cannot_be_written_the_one_of_before_is_whole(
     assert (tmp_path / "denoiser-0.pt").read_bytes() == before
 
 
+def _killed_after_the_denoisers_file(run: Run, folder: Path) -> None:
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = run.accelerator.register_save_state_pre_hook(kill)  # behind the denoiser's
+    with pytest.raises(KeyboardInterrupt):
+        run.accelerator.save_state(str(folder))
+    handle.remove()
+
+
+def test_a_kill_in_a_new_folder_is_told_at_loading_and_in_an_old_one_is_not(
+    tmp_path: Path,
+) -> None:
+    """What the page says of folders."""
+    run = Run(SOON)
+    run.train(3)
+    run.accelerator.save_state(str(tmp_path / "old"))
+    early = run.outcome()
+    run.train(6)
+    for name in ("old", "new"):
+        _killed_after_the_denoisers_file(run, tmp_path / name)
+    late = run.everything()
+    with pytest.raises(FileNotFoundError):
+        run.accelerator.load_state(str(tmp_path / "new"))
+    run.accelerator.load_state(str(tmp_path / "old"))
+    assert_identical(run.outcome(), early)
+    assert_identical(run.everything()["denoiser"]["history"], late["denoiser"]["history"])
+
+
+# ------------------------------------------------------------------ NaN
+
+
+def test_the_pages_line_refuses_gradients_that_are_not_finite_and_changes_no_others() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "accelerate.md").read_text()
+    (line,) = re.findall(r"`(torch\.nn\.utils\..*)`", page)
+    run = Run(SOON)
+    batch = next(iter(run.loader))
+    names = {"torch": torch, "model": run.model}
+    run.accelerator.backward(run.loss(batch))
+    before = [p.grad.clone() for p in run.model.parameters()]
+    exec(line, names)
+    assert_identical([p.grad for p in run.model.parameters()], before)
+    run.model.top.weight.register_hook(lambda gradient: gradient * torch.nan)
+    run.accelerator.backward(run.loss(batch))  # which the denoiser does not look at
+    with pytest.raises(RuntimeError, match="non-finite"):
+        exec(line, names)
+
+
 # ------------------------------------------------------------------ two processes
 
 
