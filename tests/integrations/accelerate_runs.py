@@ -35,6 +35,11 @@ from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 EPOCHS, STEPS, SIZE = 4, 4, 40  # the batches of all processes together
 SOON = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2, meta_lr=0.05)
+# every memorized sample guides, so that no draw depends on the number of processes
+TOGETHER = DenoiserConfig(
+    history_length=1, noise_rate=0.9, guidance_interval=2, meta_lr=0.05,
+    ranking="full", guidance_size=None, gumbel_draws=8,
+)  # fmt: skip
 REFUSED = ("missing", "torn", "mixed", "foreign")  # checkpoints, by what is wrong in them
 
 
@@ -45,7 +50,7 @@ class Run:
         config: None trains plainly.
         processes: among how many a batch is divided.
         share: batches accumulated before a step.
-        own_loss: the loss enters autocast by itself.
+        double: a model in float64, where two orders of summation are near each other.
     """
 
     def __init__(
@@ -55,15 +60,17 @@ class Run:
         processes: int = 1,
         share: int = 1,
         precision: str = "no",
+        double: bool = False,
     ) -> None:
         self.accelerator = Accelerator(
             cpu=True,
             mixed_precision=precision,
             gradient_accumulation_steps=share,
+            step_scheduler_with_optimizer=False,  # else one step for each process
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         )
         with seeded(3):
-            model = Factors()
+            model = Factors().double() if double else Factors()
         negatives = torch.randint(N_ITEMS, ITEMS.shape, generator=torch.Generator().manual_seed(5))
         with seeded(6):  # the sampler takes its seed from the global stream
             loader = DataLoader(
@@ -117,6 +124,10 @@ class Run:
             }
         )
 
+    def followed(self) -> dict[str, Any]:
+        assert self.denoiser is not None
+        return {**self.outcome(), "denoiser": copy.deepcopy(self.denoiser.state_dict())}
+
     def everything(self) -> dict[str, Any]:
         assert self.denoiser is not None
         return {**self.outcome(), "denoiser": without(self.denoiser.state_dict(), "seconds")}
@@ -133,7 +144,6 @@ def reset() -> None:
 
 def lay_out(folder: Path) -> None:
     """Checkpoints of which something is not as save_state left it, with rank 1's file at fault."""
-    shutil.copytree(folder / "step-5", folder / "stale")
     shutil.copytree(folder / "alone", folder / "stale", dirs_exist_ok=True)
     for name in REFUSED:
         shutil.copytree(folder / "step-10", folder / name)
@@ -170,8 +180,13 @@ def refusal(action: Callable[[], object]) -> str:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    together = Run(TOGETHER, processes=2, double=True)
+    together.train(5)
+    together.accelerator.save_state(str(folder / "stale"))
+    together.train()
     run = Run(processes=2)
     rank = run.accelerator.process_index
+    torch.save(together.followed(), folder / f"together-{rank}.pt")
     run.train(5)
     run.accelerator.save_state(str(folder / "step-5"))
     run.train(10)
@@ -188,11 +203,12 @@ def main(folder: Path) -> None:
     again.train()
     torch.save(again.everything(), folder / f"resumed-{rank}.pt")
     refusals(again, folder)
-    alone = Run(processes=2)
+    alone = Run(TOGETHER, processes=2, double=True)
     alone.accelerator.load_state(str(folder / "stale"))
     torch.save(alone.everything(), folder / f"merged-{rank}.pt")
     alone.step = 10
     alone.train()
+    torch.save(alone.followed(), folder / f"alone-{rank}.pt")
     bare = alone.accelerator.unwrap_model(alone.model)
     said = refusal(
         lambda: register_denoiser(alone.accelerator, SelfGuidedDenoiser(

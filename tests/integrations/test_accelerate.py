@@ -26,12 +26,13 @@ from sgdl_wrap import (
     save_checkpoint,
 )
 from sgdl_wrap.self_guided.weighting import WeightingFunction
+from tests.distributed.test_following import assert_follow
 from tests.models_zoo import assert_identical, seeded, without
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 pytest.importorskip("accelerate")
 
-from tests.integrations.accelerate_runs import EPOCHS, SOON, STEPS, Run, reset
+from tests.integrations.accelerate_runs import EPOCHS, SOON, STEPS, TOGETHER, Run, reset
 
 FEATURES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -297,7 +298,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("this torch is built without gloo")
     folder = tmp_path_factory.mktemp("accelerate")
     reset()
-    alone = Run(SOON)
+    alone = Run(TOGETHER, double=True)
     alone.train(10)
     alone.accelerator.save_state(str(folder / "alone"))
     reset()
@@ -343,6 +344,17 @@ def test_all_processes_go_by_the_number_that_rank_0s_file_says(folder: Path) -> 
         assert_identical(state["history"], without(one["history"], "seconds"))
         assert_identical(state["tracker"], one["tracker"])
         assert state["epoch"]["batches"] == one["epoch"]["batches"] == 2
+
+
+@pytest.mark.parametrize("name", ["together", "alone"])
+def test_two_processes_train_what_one_trains_on_whole_batches(folder: Path, name: str) -> None:
+    """From the first step on, and from the checkpoint of one process amid an epoch."""
+    one = Run(TOGETHER, double=True)
+    one.train()
+    assert one.denoiser.memorization_point == 1
+    two = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert_follow(two, one.followed())
+    assert_identical(two[0]["model"], two[1]["model"])
 
 
 REASONS = {
