@@ -222,6 +222,13 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
         run.accelerator.load_state(str(tmp_path))
 
 
+def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run(SOON)
+    (tmp_path / "denoiser-0.pt").mkdir()
+    with pytest.raises(StateError, match=r"^Expected to read .*denoiser-0\.pt, got \w+Error: "):
+        run.accelerator.load_state(str(tmp_path))
+
+
 def test_where_the_file_cannot_be_written_the_one_of_before_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
