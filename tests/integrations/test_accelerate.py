@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, StateError
+from sgdl_wrap import (
+    DenoiserConfig,
+    Phase,
+    SelfGuidedDenoiser,
+    StateError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sgdl_wrap.self_guided.weighting import WeightingFunction
-from tests.models_zoo import assert_identical, seeded
+from tests.distributed.test_following import assert_follow
+from tests.models_zoo import assert_identical, seeded, without
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 pytest.importorskip("accelerate")
 
-from tests.integrations.accelerate_runs import EPOCHS, SOON, STEPS, Run, reset
+from tests.integrations.accelerate_runs import EPOCHS, SOON, STEPS, TOGETHER, Run, reset
 
 FEATURES: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -119,7 +130,7 @@ def test_resumed_amid_an_epoch_or_at_its_end_it_ends_bit_for_bit_as_undisturbed(
     run.step = saved.step
     run.train()
     assert_identical(run.everything(), whole)
-    state = torch.load(tmp_path / "denoiser-0.pt", weights_only=True)
+    state = load_checkpoint(tmp_path / "denoiser-0.pt")["denoiser"]
     assert len(state["history"]) == saved.step // STEPS
 
 
@@ -165,6 +176,125 @@ def test_the_state_of_another_configuration_is_refused_before_anything_changes(
     assert_identical(run.everything(), before)
 
 
+def _one_bit_of_the_losses_flipped(whole: bytes) -> bytes:
+    """In the bytes of a tensor, which torch.load does not check."""
+    state = torch.load(io.BytesIO(whole), weights_only=True)["parts"]["denoiser"]
+    held = state["tracker"]["losses"].numpy().tobytes()
+    assert whole.count(held) == 1
+    altered = bytearray(whole)
+    altered[whole.index(held) + 2] ^= 1
+    return bytes(altered)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "half": lambda whole: whole[: len(whole) // 2],
+    "ten bytes": lambda whole: whole[:10],
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"denoiser: yes\n",
+    "one bit": _one_bit_of_the_losses_flipped,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_by_name_before_anything_changes(
+    damage: str, tmp_path: Path
+) -> None:
+    saved = Run(SOON)
+    saved.train(3)
+    saved.accelerator.save_state(str(tmp_path))
+    file = tmp_path / "denoiser-0.pt"
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    reset()
+    run = Run(SOON)
+    before = run.everything()
+    with pytest.raises(
+        StateError, match=r"^Expected a whole checkpoint, got .*denoiser-0\.pt torn, truncated or"
+    ):
+        run.accelerator.load_state(str(tmp_path))
+    assert_identical(run.everything(), before)
+
+
+def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run(SOON)
+    run.accelerator.save_state(str(tmp_path))
+    save_checkpoint(tmp_path / "denoiser-0.pt", model=run.model)
+    with pytest.raises(StateError, match=r"^Expected the denoiser in .*denoiser-0\.pt, got"):
+        run.accelerator.load_state(str(tmp_path))
+
+
+def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run(SOON)
+    (tmp_path / "denoiser-0.pt").mkdir()
+    with pytest.raises(StateError, match=r"^Expected to read .*denoiser-0\.pt, got \w+Error: "):
+        run.accelerator.load_state(str(tmp_path))
+
+
+def test_where_the_file_cannot_be_written_the_one_of_before_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(SOON)
+    run.train(3)
+    run.accelerator.save_state(str(tmp_path))
+    before = (tmp_path / "denoiser-0.pt").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    run.train(5)
+    with pytest.raises(StateError, match=r"^Expected to write .*denoiser-0\.pt, got OSError"):
+        run.accelerator.save_state(str(tmp_path))
+    assert (tmp_path / "denoiser-0.pt").read_bytes() == before
+
+
+def _killed_after_the_denoisers_file(run: Run, folder: Path) -> None:
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = run.accelerator.register_save_state_pre_hook(kill)  # behind the denoiser's
+    with pytest.raises(KeyboardInterrupt):
+        run.accelerator.save_state(str(folder))
+    handle.remove()
+
+
+def test_a_kill_in_a_new_folder_is_told_at_loading_and_in_an_old_one_is_not(
+    tmp_path: Path,
+) -> None:
+    """What the page says of folders."""
+    run = Run(SOON)
+    run.train(3)
+    run.accelerator.save_state(str(tmp_path / "old"))
+    early = run.outcome()
+    run.train(6)
+    for name in ("old", "new"):
+        _killed_after_the_denoisers_file(run, tmp_path / name)
+    late = run.everything()
+    with pytest.raises(FileNotFoundError):
+        run.accelerator.load_state(str(tmp_path / "new"))
+    run.accelerator.load_state(str(tmp_path / "old"))
+    assert_identical(run.outcome(), early)
+    assert_identical(run.everything()["denoiser"]["history"], late["denoiser"]["history"])
+
+
+# ------------------------------------------------------------------ NaN
+
+
+def test_the_pages_line_refuses_gradients_that_are_not_finite_and_changes_no_others() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "accelerate.md").read_text()
+    (line,) = re.findall(r"`(torch\.nn\.utils\..*)`", page)
+    run = Run(SOON)
+    batch = next(iter(run.loader))
+    names = {"torch": torch, "model": run.model}
+    run.accelerator.backward(run.loss(batch))
+    before = [p.grad.clone() for p in run.model.parameters()]
+    exec(line, names)
+    assert_identical([p.grad for p in run.model.parameters()], before)
+    run.model.top.weight.register_hook(lambda gradient: gradient * torch.nan)
+    run.accelerator.backward(run.loss(batch))  # which the denoiser does not look at
+    with pytest.raises(RuntimeError, match="non-finite"):
+        exec(line, names)
+
+
 # ------------------------------------------------------------------ two processes
 
 
@@ -175,7 +305,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("this torch is built without gloo")
     folder = tmp_path_factory.mktemp("accelerate")
     reset()
-    alone = Run(SOON)
+    alone = Run(TOGETHER, double=True)
     alone.train(10)
     alone.accelerator.save_state(str(folder / "alone"))
     reset()
@@ -209,6 +339,71 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(folder: Path) -> None:
     run.step = 10
     run.train()
     assert len(run.denoiser.history) == EPOCHS
+
+
+def test_all_processes_go_by_the_number_that_rank_0s_file_says(folder: Path) -> None:
+    """Rank 1 finds a file of its own, of two processes, in a folder that one has saved into."""
+    assert (folder / "stale" / "denoiser-1.pt").exists()
+    one = load_checkpoint(folder / "alone" / "denoiser-0.pt")["denoiser"]
+    for rank in (0, 1):
+        state = torch.load(folder / f"merged-{rank}.pt", weights_only=True)["denoiser"]
+        assert state["ranks"] == [rank, 2]
+        assert_identical(state["history"], without(one["history"], "seconds"))
+        assert_identical(state["tracker"], one["tracker"])
+        assert state["epoch"]["batches"] == one["epoch"]["batches"] == 2
+
+
+@pytest.mark.parametrize("name", ["together", "alone"])
+def test_two_processes_train_what_one_trains_on_whole_batches(folder: Path, name: str) -> None:
+    """From the first step on, and from the checkpoint of one process amid an epoch."""
+    one = Run(TOGETHER, double=True)
+    one.train()
+    assert one.denoiser.memorization_point == 1
+    two = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert_follow(two, one.followed())
+    assert_identical(two[0]["model"], two[1]["model"])
+
+
+REASONS = {
+    "missing": r"Expected denoiser-1\.pt in the checkpoint .*missing, got none\.",
+    "torn": r"Expected a whole checkpoint, got .*denoiser-1\.pt torn, truncated or foreign",
+    "mixed": r"Expected files of one save in .*mixed, got denoiser-1\.pt of another one than",
+    "foreign": r"Expected the state of this configuration, got one that differs in meta_lr\.",
+    "full": r"Expected to write .*denoiser-1\.pt, got OSError: .*No space left",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_what_one_process_refuses_all_refuse(folder: Path, name: str) -> None:
+    """That nothing has changed on any of them, they have looked at themselves."""
+    for rank in (0, 1):
+        said = (folder / f"{name}-{rank}.txt").read_text()
+        assert re.match(REASONS[name], said), said
+        assert ("It came up on rank 1 of 2." in said) == (rank == 0)
+
+
+@pytest.mark.parametrize("name", ["missing", "torn", "mixed"])
+def test_one_process_refuses_a_checkpoint_of_two_with_a_file_at_fault(
+    folder: Path, name: str
+) -> None:
+    run = Run(SOON)
+    before = run.everything()
+    with pytest.raises(StateError, match=REASONS[name]):
+        run.accelerator.load_state(str(folder / name))
+    assert_identical(run.everything(), before)
+
+
+def test_where_two_had_saved_one_process_leaves_its_own_file_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("denoiser-0.pt", "denoiser-1.pt"):
+        shutil.copy(folder / "step-10" / name, tmp_path)
+    (tmp_path / "denoiser-mine.pt").touch()  # the user's
+    run = Run(SOON)
+    run.accelerator.save_state(str(tmp_path))
+    left = sorted(path.name for path in tmp_path.glob("denoiser-*"))
+    assert left == ["denoiser-0.pt", "denoiser-mine.pt"]
+    run.accelerator.load_state(str(tmp_path))
 
 
 def test_on_two_processes_a_model_that_was_not_prepared_is_refused(folder: Path) -> None:
