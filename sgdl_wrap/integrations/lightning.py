@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn
 from sgdl_wrap.config import DenoiserConfig
@@ -25,9 +26,11 @@ from sgdl_wrap.errors import (
     DenoiserError,
     DenoiserWarning,
     LossError,
+    NonFiniteError,
     OrderError,
     UnsupportedModelError,
 )
+from sgdl_wrap.finite import check_finite
 from sgdl_wrap.integrations.replay import Replay
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.self_guided.lookahead import LossFn
@@ -42,6 +45,9 @@ except ImportError as error:
     ) from error
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
+_GRADIENT_REMEDY = (
+    "Lower the learning rate, or look for sqrt(0), log(0) and 0/0 in training_step and loss_fn."
+)
 
 
 class SelfGuidedCallback(Callback):
@@ -76,6 +82,9 @@ class SelfGuidedCallback(Callback):
         LossError: `training_step` returns another loss.
         And what SelfGuidedDenoiser raises.
 
+    Raises, before the optimizer steps:
+        NonFiniteError: NaN or Inf in the gradients, which are dropped; no parameter has changed.
+
     Warns:
         DenoiserWarning: resumed from a checkpoint without the callback's state.
     """
@@ -106,6 +115,7 @@ class SelfGuidedCallback(Callback):
         self._batch: Any = None  # between its start and its backward
         self._replay: Replay | None = None
         self._weighted = False  # by training_step itself
+        self._where = ""  # names the batch of the last backward in messages
 
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for a `training_step` that may be changed.
@@ -127,6 +137,7 @@ class SelfGuidedCallback(Callback):
             )
         self._batch = self._replay = None
         self._weighted = True
+        self._where = self.denoiser._epochs.where()
         self.denoiser.before_step(batch)
         return self.denoiser.weighted_loss(batch)
 
@@ -176,6 +187,7 @@ class SelfGuidedCallback(Callback):
                 "its closure once."
             )
         self._batch = self._replay = None
+        self._where = denoiser._epochs.where()
         learning = denoiser.phase is Phase.SELF_GUIDED
         with replay.again(), _autocast(trainer):
             denoiser.before_step(batch)
@@ -187,6 +199,19 @@ class SelfGuidedCallback(Callback):
             self._compared = True
         if learning:  # the tensor is Lightning's own, made from what training_step returned
             loss.add_((weighted - plain).to(loss.dtype) / share)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Looks at the gradients before a parameter changes; Lightning clips them after this."""
+        if self.denoiser is None or not self.denoiser.enabled:
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        try:
+            check_finite({"gradients of the model": gradients}, self._where, _GRADIENT_REMEDY)
+        except NonFiniteError:
+            optimizer.zero_grad()
+            raise
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -18,6 +18,7 @@ from sgdl_wrap import (
     DenoiserError,
     DenoiserWarning,
     LossError,
+    NonFiniteError,
     OrderError,
     Phase,
     SelfGuidedDenoiser,
@@ -478,6 +479,64 @@ def test_a_penalty_that_was_not_announced_is_refused() -> None:
 @pytest.mark.parametrize("share", [1, 3])
 def test_the_comparison_knows_of_accumulation(share: int) -> None:
     fit(ranker(), callback(), accumulate_grad_batches=share, epochs=1)
+
+
+class Poisoned(torch.autograd.Function):
+    """A finite value whose gradient is NaN, as of a square root at zero."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.nan
+
+
+class Poisonous(Ranker):
+    """The gradient of one batch is NaN; what is trained is kept before each step."""
+
+    asked: SelfGuidedCallback | None = None
+    poisoned_batch = 2  # of the second epoch
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.before = {name: value.clone() for name, value in self.state_dict().items()}
+        asked = self.asked
+        loss = super().training_step(batch, batch_idx)
+        loss = loss if asked is None else asked.weighted_loss(batch)
+        poisoned = (self.current_epoch, batch_idx) == (1, self.poisoned_batch)
+        return Poisoned.apply(loss) if poisoned else loss
+
+
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("config", [DenoiserConfig(), SOON], ids=["Phase I", "Phase II"])
+def test_nan_gradients_are_stopped_before_a_parameter_changes(
+    config: DenoiserConfig, asking: bool
+) -> None:
+    module, guided = ranker(Poisonous), callback(config)
+    module.asked = guided if asking else None
+    message = (
+        r"^Expected finite gradients of the model, got \d+ NaN or Inf among \d+ in batch 3 of "
+        r"epoch 2\. Lower the learning rate"
+    )
+    with pytest.raises(NonFiniteError, match=message):
+        fit(module, guided)
+    assert_identical(dict(module.state_dict()), module.before)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_accumulated_nan_gradients_are_stopped_at_the_optimizers_step() -> None:
+    module = ranker(Poisonous)
+    module.poisoned_batch = 0
+    with pytest.raises(NonFiniteError, match=r"in batch 3 of epoch 2\."):
+        fit(module, callback(), accumulate_grad_batches=3)
+    assert_identical(dict(module.state_dict()), module.before)
+
+
+def test_disabled_it_looks_at_no_gradient() -> None:
+    module, guided = ranker(Poisonous), callback(enabled=False)
+    fit(module, guided)
+    assert all(p.isnan().any() for p in module.parameters())
 
 
 def test_leaving_batches_out_is_refused() -> None:
