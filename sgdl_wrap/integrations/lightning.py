@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn
+from sgdl_wrap.compiled import what_was_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.errors import (
@@ -78,7 +79,8 @@ class SelfGuidedCallback(Callback):
 
     Raises, when training starts or at its first batch:
         DenoiserError: manual optimisation, a precision with float16, `on_nonfinite="skip"`.
-        UnsupportedModelError: a strategy of several devices.
+        UnsupportedModelError: a strategy of several devices; torch.compile around the
+            LightningModule, and no part of it named.
         LossError: `training_step` returns another loss.
         And what SelfGuidedDenoiser raises.
 
@@ -117,6 +119,8 @@ class SelfGuidedCallback(Callback):
         self._weighted = False  # by training_step itself
         self._where = ""  # names the batch of the last backward in messages
 
+    # a compiled training_step must not trace into the denoiser
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for a `training_step` that may be changed.
 
@@ -145,7 +149,8 @@ class SelfGuidedCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Builds the denoiser around the optimizer, and gives it its state back."""
-        _check_trainer(trainer, pl_module, self._arguments["config"])
+        part = self._part(pl_module)
+        _check_trainer(trainer, pl_module, part, self._arguments["config"])
         saved, self._saved = self._saved, None
         going_on = trainer.global_step > 0
         if saved is None and going_on:
@@ -159,7 +164,7 @@ class SelfGuidedCallback(Callback):
                     stacklevel=2,
                 )
         self.denoiser = SelfGuidedDenoiser(
-            self._part(pl_module), list(trainer.optimizers), self._loss_fn, **self._arguments
+            part, list(trainer.optimizers), self._loss_fn, **self._arguments
         )
         self.denoiser._epochs.ended_by_calls = True  # Lightning says where an epoch ends
         if saved is not None:
@@ -261,7 +266,7 @@ class SelfGuidedCallback(Callback):
 
 
 def _check_trainer(
-    trainer: Trainer, pl_module: LightningModule, config: DenoiserConfig | None
+    trainer: Trainer, pl_module: LightningModule, part: nn.Module, config: DenoiserConfig | None
 ) -> None:
     """Refuses what the callback cannot denoise; the message names the way round."""
     if not pl_module.automatic_optimization:
@@ -275,6 +280,13 @@ def _check_trainer(
             f"Expected one device, got {type(trainer.strategy).__name__}: it sends training_step "
             "through its wrapper, where the denoiser cannot take a second forward. Pass devices=1 "
             "and strategy='auto', or write the loop of docs/distributed.md."
+        )
+    forward = vars(pl_module).get("forward")  # Lightning puts the compiled one on the instance
+    if part is pl_module and what_was_compiled(forward) is not forward:
+        raise UnsupportedModelError(
+            "Expected an eager LightningModule where it is the model, got torch.compile around it, "
+            "whose graphs have no second derivative. Compile in place what holds the parameters "
+            "(module.net.compile(), say), or name that part: model='net'."
         )
     if trainer.precision not in _PRECISIONS:
         raise DenoiserError(

@@ -268,6 +268,36 @@ def test_negatives_that_the_loss_draws_are_those_that_training_step_drew() -> No
         torch.testing.assert_close(value, expected.state_dict()[name], rtol=2e-4, atol=2e-4)
 
 
+class Silent(Ranker):
+    """Logs nothing: Dynamo cannot trace Lightning's log."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return bpr(self.net, batch).mean()
+
+
+@pytest.mark.parametrize("kind", [Silent, Asking])
+def test_a_compiled_lightning_module_trains_where_a_part_is_named(kind: type[Ranker]) -> None:
+    """No notice comes: what the denoiser is given is not compiled."""
+    outcomes = []
+    for compiled in (False, True):
+        module, guided = ranker(kind), callback()
+        module.guided = guided
+        whole = torch.compile(module, backend="aot_eager") if compiled else module
+        fit(whole, guided)
+        assert guided.denoiser.phase is Phase.SELF_GUIDED
+        outcomes.append(dict(module.state_dict()))
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["", "net"])
+def test_a_part_that_is_compiled_in_place_trains_and_is_said(model: str) -> None:
+    module, guided = ranker(), callback(model=model)
+    module.net.compile(backend="aot_eager")
+    with pytest.warns(DenoiserWarning, match=r"^Expected an eager model and loss, got torch"):
+        fit(module, guided)
+    assert guided.denoiser.phase is Phase.SELF_GUIDED
+
+
 # ------------------------------------------------------------------ epochs and what is logged
 
 
@@ -583,6 +613,17 @@ def test_a_strategy_of_several_devices_is_refused() -> None:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def test_a_compiled_lightning_module_is_refused_where_it_is_the_model() -> None:
+    module, guided = torch.compile(ranker(), backend="aot_eager"), callback(model="")
+    message = (
+        r"^Expected an eager LightningModule where it is the model, got torch.compile around it, .*"
+        r"Compile in place what holds the parameters \(module.net.compile\(\), say\), or name that "
+        r"part: model='net'\.$"
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        fit(module, guided)
 
 
 class TwiceClosing(torch.optim.SGD):
