@@ -313,5 +313,7 @@ def _compare(found: float, expected: float) -> None:
         raise LossError(
             f"Expected training_step to return the mean of loss_fn(model, batch), {expected:.6g}, "
             f"got {found:.6g}. Pass the per-sample losses that training_step averages, or "
-            "penalty=True if it adds something that is to stay unweighted."
+            "penalty=True if it adds something that is to stay unweighted. If something "
+            "draws at random before training_step (in on_train_batch_start, say), the second "
+            "forward draws otherwise: return guided.weighted_loss(batch)."
         )

@@ -298,6 +298,29 @@ def test_a_part_that_is_compiled_in_place_trains_and_is_said(model: str) -> None
     assert guided.denoiser.phase is Phase.SELF_GUIDED
 
 
+class DrawingEarly(Drawing):
+    """Draws before training_step, which the callback's hook precedes."""
+
+    asked: SelfGuidedCallback | None = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.rand(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        asked = self.asked
+        return asked.weighted_loss(batch) if asked else super().training_step(batch, batch_idx)
+
+
+def test_draws_before_training_step_are_refused_with_the_way_round() -> None:
+    message = r"draws at random before training_step .*: return guided.weighted_loss\(batch\)\.$"
+    with pytest.raises(LossError, match=message):
+        fit(ranker(DrawingEarly), callback(loss_fn=drawing))
+    module, guided = ranker(DrawingEarly), callback(loss_fn=drawing)
+    module.asked = guided
+    fit(module, guided)
+    assert guided.denoiser.phase is Phase.SELF_GUIDED
+
+
 # ------------------------------------------------------------------ epochs and what is logged
 
 
