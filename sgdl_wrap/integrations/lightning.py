@@ -260,7 +260,8 @@ class SelfGuidedCallback(Callback):
         return part
 
     def _end_epoch(self, trainer: Trainer) -> None:
-        if self.denoiser is not None and self.denoiser.enabled:
+        # where training_step passed by every batch, there is nothing to end
+        if self.denoiser is not None and self.denoiser._epochs.progress.batches > 0:
             with _autocast(trainer):
                 self.denoiser.end_epoch()
 

@@ -408,6 +408,21 @@ def test_a_batch_that_training_step_passes_by_is_not_noted() -> None:
     assert guided.denoiser.history[0].loss == pytest.approx(np.mean(module.losses))
 
 
+class Idle(Ranker):
+    """Passes by every batch of some epochs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return None if self.current_epoch in (0, 2) else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # Lightning says it once
+def test_an_epoch_whose_every_batch_is_passed_by_is_not_noted() -> None:
+    guided = callback(DenoiserConfig())
+    runner = fit(ranker(Idle), guided)
+    assert [record.epoch for record in guided.denoiser.history] == [1, 2]
+    assert runner.callback_metrics["sgdl_phase"] == 1
+
+
 def test_fit_called_again_goes_on() -> None:
     module, guided = ranker(), callback()
     loader = Batches()
