@@ -56,9 +56,9 @@ class SelfGuidedCallback(Callback):
 
     In Phase I the training is bit for bit what it is without the callback. Epochs are Lightning's;
     each ends with its last training batch, before a validation that follows. The state is part of
-    every checkpoint, and a run resumed from one, also amid an epoch, goes on bit for bit if its
-    batches do. Logged at the end of each epoch: `sgdl_phase` (1 or 2), `sgdl_memorized_ratio`,
-    `sgdl_noise_rate`.
+    every checkpoint, and a run resumed from one that was saved amid training, also amid an epoch,
+    goes on bit for bit if its batches do. Logged at the end of each epoch: `sgdl_phase` (1 or 2),
+    `sgdl_memorized_ratio`, `sgdl_noise_rate`.
 
     Args:
         loss_fn: ``loss_fn(model, batch)`` returns the per-sample losses, (B,), whose mean

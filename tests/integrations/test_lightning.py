@@ -465,7 +465,7 @@ def ended(module: Ranker, runner: Trainer, guided: SelfGuidedCallback) -> dict[s
     ids=["after steps", "at a validation"],
 )
 @pytest.mark.parametrize("kind", [Ranker, Asking])
-def test_resumed_from_any_checkpoint_it_ends_bit_for_bit_as_undisturbed(
+def test_resumed_from_any_checkpoint_amid_training_it_ends_bit_for_bit_as_undisturbed(
     kind: type[Ranker], steps: dict[str, Any], tmp_path: Path
 ) -> None:
     """Amid epochs of both phases, at their ends, just before and after the switch."""
@@ -484,6 +484,22 @@ def test_resumed_from_any_checkpoint_it_ends_bit_for_bit_as_undisturbed(
     assert len(paths) == (4 * BATCHES if "every_n_train_steps" in steps else 4)
     for path in paths:
         assert_identical(run(path), whole, path.name)
+
+
+def test_stopped_amid_an_epoch_and_saved_then_it_goes_on_where_lightning_does(
+    tmp_path: Path,
+) -> None:
+    """With the next epoch."""
+    outcomes, path = [], tmp_path / "stopped.ckpt"
+    for guided in (None, callback(DenoiserConfig())):
+        callbacks = [] if guided is None else [guided]
+        fit(ranker(), *callbacks, max_steps=BATCHES + 2).save_checkpoint(path)
+        module = ranker()
+        runner = fit(module, *callbacks, ckpt_path=path)
+        assert runner.global_step == 4 * BATCHES - 2
+        outcomes.append(outcome(module, runner))
+    assert_identical(outcomes[1], outcomes[0])
+    assert len(guided.denoiser.history) == 4
 
 
 def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
