@@ -17,17 +17,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn
+from sgdl_wrap.compiled import what_was_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.errors import (
     DenoiserError,
     DenoiserWarning,
     LossError,
+    NonFiniteError,
     OrderError,
     UnsupportedModelError,
 )
+from sgdl_wrap.finite import check_finite
 from sgdl_wrap.integrations.replay import Replay
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.self_guided.lookahead import LossFn
@@ -42,6 +46,9 @@ except ImportError as error:
     ) from error
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")
+_GRADIENT_REMEDY = (
+    "Lower the learning rate, or look for sqrt(0), log(0) and 0/0 in training_step and loss_fn."
+)
 
 
 class SelfGuidedCallback(Callback):
@@ -49,9 +56,9 @@ class SelfGuidedCallback(Callback):
 
     In Phase I the training is bit for bit what it is without the callback. Epochs are Lightning's;
     each ends with its last training batch, before a validation that follows. The state is part of
-    every checkpoint, and a run resumed from one, also amid an epoch, goes on bit for bit if its
-    batches do. Logged at the end of each epoch: `sgdl_phase` (1 or 2), `sgdl_memorized_ratio`,
-    `sgdl_noise_rate`.
+    every checkpoint, and a run resumed from one that was saved amid training, also amid an epoch,
+    goes on bit for bit if its batches do. Logged at the end of each epoch: `sgdl_phase` (1 or 2),
+    `sgdl_memorized_ratio`, `sgdl_noise_rate`.
 
     Args:
         loss_fn: ``loss_fn(model, batch)`` returns the per-sample losses, (B,), whose mean
@@ -72,9 +79,13 @@ class SelfGuidedCallback(Callback):
 
     Raises, when training starts or at its first batch:
         DenoiserError: manual optimisation, a precision with float16, `on_nonfinite="skip"`.
-        UnsupportedModelError: a strategy of several devices.
+        UnsupportedModelError: a strategy of several devices; torch.compile around the
+            LightningModule, and no part of it named.
         LossError: `training_step` returns another loss.
         And what SelfGuidedDenoiser raises.
+
+    Raises, before the optimizer steps:
+        NonFiniteError: NaN or Inf in the gradients, which are dropped; no parameter has changed.
 
     Warns:
         DenoiserWarning: resumed from a checkpoint without the callback's state.
@@ -106,7 +117,10 @@ class SelfGuidedCallback(Callback):
         self._batch: Any = None  # between its start and its backward
         self._replay: Replay | None = None
         self._weighted = False  # by training_step itself
+        self._where = ""  # names the batch of the last backward in messages
 
+    # a compiled training_step must not trace into the denoiser
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for a `training_step` that may be changed.
 
@@ -127,6 +141,7 @@ class SelfGuidedCallback(Callback):
             )
         self._batch = self._replay = None
         self._weighted = True
+        self._where = self.denoiser._epochs.where()
         self.denoiser.before_step(batch)
         return self.denoiser.weighted_loss(batch)
 
@@ -134,7 +149,8 @@ class SelfGuidedCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Builds the denoiser around the optimizer, and gives it its state back."""
-        _check_trainer(trainer, pl_module, self._arguments["config"])
+        part = self._part(pl_module)
+        _check_trainer(trainer, pl_module, part, self._arguments["config"])
         saved, self._saved = self._saved, None
         going_on = trainer.global_step > 0
         if saved is None and going_on:
@@ -148,7 +164,7 @@ class SelfGuidedCallback(Callback):
                     stacklevel=2,
                 )
         self.denoiser = SelfGuidedDenoiser(
-            self._part(pl_module), list(trainer.optimizers), self._loss_fn, **self._arguments
+            part, list(trainer.optimizers), self._loss_fn, **self._arguments
         )
         self.denoiser._epochs.ended_by_calls = True  # Lightning says where an epoch ends
         if saved is not None:
@@ -176,6 +192,7 @@ class SelfGuidedCallback(Callback):
                 "its closure once."
             )
         self._batch = self._replay = None
+        self._where = denoiser._epochs.where()
         learning = denoiser.phase is Phase.SELF_GUIDED
         with replay.again(), _autocast(trainer):
             denoiser.before_step(batch)
@@ -187,6 +204,19 @@ class SelfGuidedCallback(Callback):
             self._compared = True
         if learning:  # the tensor is Lightning's own, made from what training_step returned
             loss.add_((weighted - plain).to(loss.dtype) / share)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Looks at the gradients before a parameter changes; Lightning clips them after this."""
+        if self.denoiser is None or not self.denoiser.enabled:
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        try:
+            check_finite({"gradients of the model": gradients}, self._where, _GRADIENT_REMEDY)
+        except NonFiniteError:
+            optimizer.zero_grad()
+            raise
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -230,13 +260,14 @@ class SelfGuidedCallback(Callback):
         return part
 
     def _end_epoch(self, trainer: Trainer) -> None:
-        if self.denoiser is not None and self.denoiser.enabled:
+        # where training_step passed by every batch, there is nothing to end
+        if self.denoiser is not None and self.denoiser._epochs.progress.batches > 0:
             with _autocast(trainer):
                 self.denoiser.end_epoch()
 
 
 def _check_trainer(
-    trainer: Trainer, pl_module: LightningModule, config: DenoiserConfig | None
+    trainer: Trainer, pl_module: LightningModule, part: nn.Module, config: DenoiserConfig | None
 ) -> None:
     """Refuses what the callback cannot denoise; the message names the way round."""
     if not pl_module.automatic_optimization:
@@ -250,6 +281,13 @@ def _check_trainer(
             f"Expected one device, got {type(trainer.strategy).__name__}: it sends training_step "
             "through its wrapper, where the denoiser cannot take a second forward. Pass devices=1 "
             "and strategy='auto', or write the loop of docs/distributed.md."
+        )
+    forward = vars(pl_module).get("forward")  # Lightning puts the compiled one on the instance
+    if part is pl_module and what_was_compiled(forward) is not forward:
+        raise UnsupportedModelError(
+            "Expected an eager LightningModule where it is the model, got torch.compile around it, "
+            "whose graphs have no second derivative. Compile in place what holds the parameters "
+            "(module.net.compile(), say), or name that part: model='net'."
         )
     if trainer.precision not in _PRECISIONS:
         raise DenoiserError(
@@ -276,5 +314,7 @@ def _compare(found: float, expected: float) -> None:
         raise LossError(
             f"Expected training_step to return the mean of loss_fn(model, batch), {expected:.6g}, "
             f"got {found:.6g}. Pass the per-sample losses that training_step averages, or "
-            "penalty=True if it adds something that is to stay unweighted."
+            "penalty=True if it adds something that is to stay unweighted. If something "
+            "draws at random before training_step (in on_train_batch_start, say), the second "
+            "forward draws otherwise: return guided.weighted_loss(batch)."
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sgdl_wrap import (
     DenoiserError,
     DenoiserWarning,
     LossError,
+    NonFiniteError,
     OrderError,
     Phase,
     SelfGuidedDenoiser,
@@ -267,6 +270,59 @@ def test_negatives_that_the_loss_draws_are_those_that_training_step_drew() -> No
         torch.testing.assert_close(value, expected.state_dict()[name], rtol=2e-4, atol=2e-4)
 
 
+class Silent(Ranker):
+    """Logs nothing: Dynamo cannot trace Lightning's log."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return bpr(self.net, batch).mean()
+
+
+@pytest.mark.parametrize("kind", [Silent, Asking])
+def test_a_compiled_lightning_module_trains_where_a_part_is_named(kind: type[Ranker]) -> None:
+    """No notice comes: what the denoiser is given is not compiled."""
+    outcomes = []
+    for compiled in (False, True):
+        module, guided = ranker(kind), callback()
+        module.guided = guided
+        whole = torch.compile(module, backend="aot_eager") if compiled else module
+        fit(whole, guided)
+        assert guided.denoiser.phase is Phase.SELF_GUIDED
+        outcomes.append(dict(module.state_dict()))
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["", "net"])
+def test_a_part_that_is_compiled_in_place_trains_and_is_said(model: str) -> None:
+    module, guided = ranker(), callback(model=model)
+    module.net.compile(backend="aot_eager")
+    with pytest.warns(DenoiserWarning, match=r"^Expected an eager model and loss, got torch"):
+        fit(module, guided)
+    assert guided.denoiser.phase is Phase.SELF_GUIDED
+
+
+class DrawingEarly(Drawing):
+    """Draws before training_step, which the callback's hook precedes."""
+
+    asked: SelfGuidedCallback | None = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.rand(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        asked = self.asked
+        return asked.weighted_loss(batch) if asked else super().training_step(batch, batch_idx)
+
+
+def test_draws_before_training_step_are_refused_with_the_way_round() -> None:
+    message = r"draws at random before training_step .*: return guided.weighted_loss\(batch\)\.$"
+    with pytest.raises(LossError, match=message):
+        fit(ranker(DrawingEarly), callback(loss_fn=drawing))
+    module, guided = ranker(DrawingEarly), callback(loss_fn=drawing)
+    module.asked = guided
+    fit(module, guided)
+    assert guided.denoiser.phase is Phase.SELF_GUIDED
+
+
 # ------------------------------------------------------------------ epochs and what is logged
 
 
@@ -354,6 +410,21 @@ def test_a_batch_that_training_step_passes_by_is_not_noted() -> None:
     assert guided.denoiser.history[0].loss == pytest.approx(np.mean(module.losses))
 
 
+class Idle(Ranker):
+    """Passes by every batch of some epochs."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return None if self.current_epoch in (0, 2) else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # Lightning says it once
+def test_an_epoch_whose_every_batch_is_passed_by_is_not_noted() -> None:
+    guided = callback(DenoiserConfig())
+    runner = fit(ranker(Idle), guided)
+    assert [record.epoch for record in guided.denoiser.history] == [1, 2]
+    assert runner.callback_metrics["sgdl_phase"] == 1
+
+
 def test_fit_called_again_goes_on() -> None:
     module, guided = ranker(), callback()
     loader = Batches()
@@ -396,7 +467,7 @@ def ended(module: Ranker, runner: Trainer, guided: SelfGuidedCallback) -> dict[s
     ids=["after steps", "at a validation"],
 )
 @pytest.mark.parametrize("kind", [Ranker, Asking])
-def test_resumed_from_any_checkpoint_it_ends_bit_for_bit_as_undisturbed(
+def test_resumed_from_any_checkpoint_amid_training_it_ends_bit_for_bit_as_undisturbed(
     kind: type[Ranker], steps: dict[str, Any], tmp_path: Path
 ) -> None:
     """Amid epochs of both phases, at their ends, just before and after the switch."""
@@ -415,6 +486,22 @@ def test_resumed_from_any_checkpoint_it_ends_bit_for_bit_as_undisturbed(
     assert len(paths) == (4 * BATCHES if "every_n_train_steps" in steps else 4)
     for path in paths:
         assert_identical(run(path), whole, path.name)
+
+
+def test_stopped_amid_an_epoch_and_saved_then_it_goes_on_where_lightning_does(
+    tmp_path: Path,
+) -> None:
+    """With the next epoch."""
+    outcomes, path = [], tmp_path / "stopped.ckpt"
+    for guided in (None, callback(DenoiserConfig())):
+        callbacks = [] if guided is None else [guided]
+        fit(ranker(), *callbacks, max_steps=BATCHES + 2).save_checkpoint(path)
+        module = ranker()
+        runner = fit(module, *callbacks, ckpt_path=path)
+        assert runner.global_step == 4 * BATCHES - 2
+        outcomes.append(outcome(module, runner))
+    assert_identical(outcomes[1], outcomes[0])
+    assert len(guided.denoiser.history) == 4
 
 
 def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
@@ -480,6 +567,64 @@ def test_the_comparison_knows_of_accumulation(share: int) -> None:
     fit(ranker(), callback(), accumulate_grad_batches=share, epochs=1)
 
 
+class Poisoned(torch.autograd.Function):
+    """A finite value whose gradient is NaN, as of a square root at zero."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.nan
+
+
+class Poisonous(Ranker):
+    """The gradient of one batch is NaN; what is trained is kept before each step."""
+
+    asked: SelfGuidedCallback | None = None
+    poisoned_batch = 2  # of the second epoch
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.before = {name: value.clone() for name, value in self.state_dict().items()}
+        asked = self.asked
+        loss = super().training_step(batch, batch_idx)
+        loss = loss if asked is None else asked.weighted_loss(batch)
+        poisoned = (self.current_epoch, batch_idx) == (1, self.poisoned_batch)
+        return Poisoned.apply(loss) if poisoned else loss
+
+
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("config", [DenoiserConfig(), SOON], ids=["Phase I", "Phase II"])
+def test_nan_gradients_are_stopped_before_a_parameter_changes(
+    config: DenoiserConfig, asking: bool
+) -> None:
+    module, guided = ranker(Poisonous), callback(config)
+    module.asked = guided if asking else None
+    message = (
+        r"^Expected finite gradients of the model, got \d+ NaN or Inf among \d+ in batch 3 of "
+        r"epoch 2\. Lower the learning rate"
+    )
+    with pytest.raises(NonFiniteError, match=message):
+        fit(module, guided)
+    assert_identical(dict(module.state_dict()), module.before)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_accumulated_nan_gradients_are_stopped_at_the_optimizers_step() -> None:
+    module = ranker(Poisonous)
+    module.poisoned_batch = 0
+    with pytest.raises(NonFiniteError, match=r"in batch 3 of epoch 2\."):
+        fit(module, callback(), accumulate_grad_batches=3)
+    assert_identical(dict(module.state_dict()), module.before)
+
+
+def test_disabled_it_looks_at_no_gradient() -> None:
+    module, guided = ranker(Poisonous), callback(enabled=False)
+    fit(module, guided)
+    assert all(p.isnan().any() for p in module.parameters())
+
+
 def test_leaving_batches_out_is_refused() -> None:
     refused(
         DenoiserError,
@@ -519,11 +664,25 @@ def test_a_strategy_of_several_devices_is_refused() -> None:
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch is built without gloo")
     try:
-        with pytest.raises(UnsupportedModelError, match=r"^Expected one device, got DDPStrategy"):
+        with (
+            patch.dict(os.environ),  # DDP's addresses would make other tests distributed
+            pytest.raises(UnsupportedModelError, match=r"^Expected one device, got DDPStrategy"),
+        ):
             fit(ranker(), callback(), strategy="ddp")
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def test_a_compiled_lightning_module_is_refused_where_it_is_the_model() -> None:
+    module, guided = torch.compile(ranker(), backend="aot_eager"), callback(model="")
+    message = (
+        r"^Expected an eager LightningModule where it is the model, got torch.compile around it, .*"
+        r"Compile in place what holds the parameters \(module.net.compile\(\), say\), or name that "
+        r"part: model='net'\.$"
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        fit(module, guided)
 
 
 class TwiceClosing(torch.optim.SGD):
