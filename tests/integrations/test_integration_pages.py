@@ -27,6 +27,7 @@ pytestmark = [
 
 @pytest.fixture
 def _accelerator_reset() -> Iterator[None]:
+    pytest.importorskip("accelerate")
     from tests.integrations.accelerate_runs import reset
 
     reset()
