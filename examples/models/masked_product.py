@@ -81,7 +81,8 @@ class _MaskedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             with torch.enable_grad():
                 leaf = mask.detach().requires_grad_()
-                product = ctx.graph.times(vectors, leaf)
+                # torch 2.4 takes a gradient by the mask only beside one by the vectors
+                product = ctx.graph.times(vectors.detach().requires_grad_(), leaf)
                 (by_mask,) = torch.autograd.grad(product, leaf, gradient)
         return by_vectors, by_mask, None
 

@@ -167,7 +167,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         with torch.no_grad():
             weights = g(torch.stack([columns[name] for name in names], dim=1))
         axes.plot(
-            x.cpu(), weights.cpu(), color=color, linestyle=style,
+            x.cpu().numpy(), weights.cpu().numpy(), color=color, linestyle=style,
             label=f"memorized in {rate:.0%} of epochs" if reads else "g(loss; ψ)",
         )  # fmt: skip
     axes.set(xlabel="loss", ylabel="weight", ylim=(0, 1.02))

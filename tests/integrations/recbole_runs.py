@@ -54,4 +54,13 @@ def set_up(folder: Path, model_name: str, *, model_class: Any = None, **settings
     kind = model_class or get_model(model_name)
     model = kind(config, train_data.dataset).to(config["device"])
     trainer: Trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.tensorboard.close()  # its thread would outlive the test, and write where that was
+    trainer.tensorboard = _Silent()
     return trainer, train_data, valid_data
+
+
+class _Silent:
+    """A TensorBoard writer that writes nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **options: None
