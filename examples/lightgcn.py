@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     denoiser = SelfGuidedDenoiser(
         model, optimizer, bpr_loss, interactions=(users, items), n_items=data.n_items,
-        config=DenoiserConfig(history_length=10),  # twenty epochs are short
+        config=DenoiserConfig(history_length=6),  # its best epoch comes before the tenth
         enabled=not options.plain,
     )  # fmt: skip
     validation, test = rankings(data)

@@ -31,7 +31,7 @@ def test_a_model_is_denoised_and_evaluated(
     assert re.search(r"^test: recall@5 0\.\d+", printed, flags=re.MULTILINE)
     switch = re.search(r"^switch after epoch (\d+), estimated noise rate 0\.", printed, re.M)
     assert switch is not None
-    assert 6 <= int(switch.group(1)) < epochs  # no sooner than half a history of 10
+    assert 4 <= int(switch.group(1)) < epochs  # no sooner than half a history
 
 
 @pytest.mark.parametrize("script", [neumf, lightgcn])
