@@ -45,11 +45,11 @@ class RivalRankings:
         self._step_losses = losses.detach()
         return losses
 
-    def note(self, batch: Batch, progress: float) -> None:
+    def note(self, batch: Batch, epochs_done: float) -> None:
         """Writes down the batch just stepped on.
 
         Args:
-            progress: epochs begun and done so far, 1.5 in the middle of the second.
+            epochs_done: epochs begun and done so far, 1.5 in the middle of the second.
         """
         losses = self._step_losses
         observed = torch.ones(len(losses), dtype=torch.bool)
@@ -58,9 +58,10 @@ class RivalRankings:
         users, items = batch[0][observed].numpy(), batch[1][observed].numpy()
         rows = self._order[np.searchsorted(self._keys, users * self._n_items + items)]
         self._last[rows] = losses[observed].double().numpy()
-        self._epochs = int(progress) + 1
+        self._epochs = int(epochs_done) + 1
         for rate, counts in self._dropped.items():
-            keep = kept(losses, observed, drop_rate_at(progress / TruncatedLoss.ramp_epochs, rate))
+            now = drop_rate_at(epochs_done / TruncatedLoss.ramp_epochs, rate)
+            keep = kept(losses, observed, now)
             counts[rows[~keep[observed].numpy()]] += 1
 
     def scores(self) -> dict[str, NDArray[np.float64]]:

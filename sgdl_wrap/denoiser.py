@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sgdl_wrap.batches.backlog import Step
 from sgdl_wrap.batches.pairs import PairFn
 from sgdl_wrap.checks import (
     check_evidence,
     check_kinds,
     check_model,
     check_optimizers,
-    check_penalty,
     check_scores,
 )
 from sgdl_wrap.compiled import say_where_compiled
@@ -27,18 +23,16 @@ from sgdl_wrap.distributed.layout import settle
 from sgdl_wrap.distributed.ranks import ALONE
 from sgdl_wrap.distributed.resharding import rank_header, state_of_rank
 from sgdl_wrap.epochs import Epochs
-from sgdl_wrap.errors import InteractionsError, NonFiniteError, OrderError, StateError
+from sgdl_wrap.errors import InteractionsError, OrderError, StateError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.passage import Passage
 from sgdl_wrap.records import EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
 from sgdl_wrap.self_guided.lookahead import LossFn
 from sgdl_wrap.state import check_header, header
+from sgdl_wrap.steps import Steps
 from sgdl_wrap.user_code import ScoreFn, UserCode
-
-logger = logging.getLogger("sgdl_wrap")
 
 
 class SelfGuidedDenoiser:
@@ -120,9 +114,9 @@ class SelfGuidedDenoiser:
             self.interactions, self.config, self._ranks, self._user,
             display=EpochDisplay(self.interactions.rows) if shown else None,
         )
-        self._passage = Passage(
-            self._user, self._optimizers, interactions=self.interactions, pair_fn=pair_fn,
-            config=self.config, ranks=self._ranks, epochs=self._epochs,
+        self._steps = Steps(
+            self._user, self._optimizers, enabled=enabled, interactions=self.interactions,
+            pair_fn=pair_fn, config=self.config, ranks=self._ranks, epochs=self._epochs,
         )
         if enabled:
             check_evidence(self.interactions.counts, self.config)
@@ -131,7 +125,7 @@ class SelfGuidedDenoiser:
                 self._user.score, self.interactions.users[sample], self.interactions.items[sample]
             )
             if example_batch is not None:
-                self._passage.try_out(example_batch)
+                self._steps.try_out(example_batch)
 
     # ------------------------------------------------------------------ what a person reads
 
@@ -191,7 +185,7 @@ class SelfGuidedDenoiser:
         """
         if not self.enabled:
             return
-        if self._passage.pending is not None:
+        if self._steps.pending is not None:
             raise OrderError(
                 "Expected step(batch) after before_step(batch), got a second before_step. "
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
@@ -202,7 +196,7 @@ class SelfGuidedDenoiser:
             if self._epochs.backlog.full:
                 self._epochs.write_down()
             self._epochs.begin()
-            self._passage.begin(batch)
+            self._steps.begin(batch)
 
     def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
         """One training step: zero_grad, backward and step of the user's optimizer (Eq. 9).
@@ -225,30 +219,10 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
                 `before_step`.
         """
-        added = self._user.added
-        with added.adding():
-            try:
-                if penalty is not None:
-                    penalty = check_penalty(penalty)
-                objective, step = self._objective(batch)
-                if penalty is not None:
-                    objective = objective + penalty
-                with added.shared():
-                    for optimizer in self._optimizers:
-                        optimizer.zero_grad()
-                    objective.backward()  # type: ignore[no-untyped-call]
-                if step is not None:
-                    self._passage.check_step(step, gradients_too=True)
-            except NonFiniteError as error:
-                self._leave_out(error)
-                return torch.full((), torch.nan, device=self._user.device)
-            if step is not None:
-                self._passage.note(step)
-            with added.shared():
-                for optimizer in self._optimizers:
-                    optimizer.step()
+        with self._user.added.adding():
+            loss = self._steps.train(batch, penalty)
             self._epochs.end_if_full()
-        return objective.detach()
+        return loss
 
     def weighted_loss(self, batch: Any) -> Tensor:
         """(1/B) Σ_k w_k L_k(θ) with its graph, for those who own backward and step.
@@ -265,17 +239,7 @@ class SelfGuidedDenoiser:
         Raises:
             OrderError, LossError: as `step`; the gradients are the caller's to look at.
         """
-        with self._user.added.adding():
-            try:
-                objective, step = self._objective(batch)
-                if step is not None and step.weights is not None:
-                    self._passage.check_step(step, gradients_too=False)
-            except NonFiniteError as error:
-                self._leave_out(error)
-                return torch.zeros((), device=self._user.device, requires_grad=True)
-            if step is not None:
-                self._passage.note(step)
-        return objective
+        return self._steps.weighted_loss(batch)
 
     def plain_and_weighted_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
         """(1/B) Σ_k L_k(θ) beside `weighted_loss`, of one graph, and in its place.
@@ -292,16 +256,11 @@ class SelfGuidedDenoiser:
         Raises:
             OrderError, LossError, NonFiniteError: as `weighted_loss`.
         """
-        pending = self._passage.pending
-        losses = None if pending is None else pending.losses
-        weighted = self.weighted_loss(batch)
-        if losses is None or weighted.is_leaf:
-            return weighted, weighted
-        return losses.mean(), weighted
+        return self._steps.plain_and_weighted_loss(batch)
 
     def skip_batch(self) -> None:
         """Leaves out the batch that before_step was last called with: no step follows it."""
-        self._passage.pending = None
+        self._steps.pending = None
 
     def sample_weights(self, batch: Any) -> Tensor:
         """The weights that the batch's samples would have now, (B,), detached.
@@ -316,7 +275,7 @@ class SelfGuidedDenoiser:
         Raises:
             BatchError, InteractionsError, LossError: as `before_step`.
         """
-        return self._passage.weights_now(batch)
+        return self._steps.weights_now(batch)
 
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
@@ -339,7 +298,7 @@ class SelfGuidedDenoiser:
         """
         if not self.enabled:
             return None
-        if self._passage.pending is not None:
+        if self._steps.pending is not None:
             raise OrderError(
                 "Expected end_epoch after step, got it between before_step and step. "
                 "Call it after the loop over the loader."
@@ -360,7 +319,7 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the state can be taken again.
         """
-        if self._passage.pending is not None:
+        if self._steps.pending is not None:
             raise OrderError(
                 "Expected state_dict between steps, got it between before_step and step. "
                 "Save after step."
@@ -385,7 +344,7 @@ class SelfGuidedDenoiser:
         state = state_of_rank(state, self._ranks, self.interactions)
         check_header(state, self.interactions, self.config, self._user.model, enabled=self.enabled)
         self._epochs.load_state_dict(state)
-        self._passage.pending = None
+        self._steps.pending = None
 
     def __getstate__(self) -> Any:
         """Refuses copies and pickles, which would share or lose what is the user's.
@@ -397,19 +356,3 @@ class SelfGuidedDenoiser:
             "Expected state_dict() to be saved, got a copy or pickle of the denoiser, which holds "
             "your model, optimizer and loss. Build another one and load_state_dict() into it."
         )
-
-    # ------------------------------------------------------------------ one step
-
-    def _objective(self, batch: Any) -> tuple[Tensor, Step | None]:
-        """The loss with its graph, and what is to be noted of it; of plain training, nothing."""
-        if not self.enabled:
-            return self._user.losses(batch, None, "this batch")[1], None
-        return self._passage.objective(batch)
-
-    def _leave_out(self, error: NonFiniteError) -> None:
-        """Counts a batch that is not to be trained on, or stops, as the config says."""
-        if self.config.on_nonfinite == "raise":
-            raise error
-        self._passage.pending = None
-        self._epochs.progress.skipped += 1
-        logger.warning("Batch left out. %s", error)

@@ -16,10 +16,10 @@ from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
-from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
-from sgdl_wrap.records import EpochProgress, EpochRecord
+from sgdl_wrap.records import EpochRecord, RunningEpoch
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
+from sgdl_wrap.report.ranking_log import RankingLog
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode
@@ -41,7 +41,7 @@ class Epochs:
         tracker: what is known of each interaction, but for the steps in `backlog`.
         backlog: steps that are not yet written down.
         self_guided: Phase II, from the memorization point on.
-        progress: the epoch under way.
+        running: the epoch under way.
         history: one record an epoch.
         ended_by_calls: whether epochs end by :meth:`end` alone, and not when they are full.
     """
@@ -64,7 +64,7 @@ class Epochs:
         self.tracker = MemorizationTracker(interactions, config, ranks)
         self.backlog = Backlog()
         self.self_guided: SelfGuidedPhase | None = None
-        self.progress = self._new_progress()
+        self.running = self._new_epoch()
         self.history: list[EpochRecord] = []
         self.ended_by_calls = False
 
@@ -89,12 +89,12 @@ class Epochs:
 
     def where(self) -> str:
         """Names the batch in hand in messages."""
-        batch = self.progress.batches + self.progress.skipped + 1
+        batch = self.running.batches + self.running.skipped + 1
         return f"batch {batch} of epoch {len(self.history) + 1}"
 
     def begin(self) -> None:
         """Starts the epoch's clocks at its first batch."""
-        if self.progress.begin():
+        if self.running.begin():
             self._user.added.take()
 
     def write_down(self) -> None:
@@ -103,9 +103,9 @@ class Epochs:
         Raises:
             BatchError, InteractionsError: batches whose pairs are unknown.
         """
-        self.backlog.write_down(self._interactions, self.tracker, self.progress)
-        if self._display is not None and self.progress.observed:
-            self._display.show(len(self.history) + 1, self.phase, self.progress.observed)
+        self.backlog.write_down(self._interactions, self.tracker, self.running)
+        if self._display is not None and self.running.observed:
+            self._display.show(len(self.history) + 1, self.phase, self.running.observed)
 
     # ------------------------------------------------------------------ ends
 
@@ -119,7 +119,7 @@ class Epochs:
         self.ended_by_calls = True
         with self._ranks.together():
             self.write_down()
-        if not self._ranks.any(self.progress.samples > 0):
+        if not self._ranks.any(self.running.samples > 0):
             if self.history:
                 return self.history[-1]
             raise OrderError(
@@ -131,15 +131,15 @@ class Epochs:
     def end_if_full(self) -> None:
         """Ends the epoch if as many observed samples have passed as pairs were handed over."""
         # the backlog may hold negatives too, but no more observed samples than this
-        most = self.progress.observed + self.backlog.samples
-        if self.ended_by_calls or most < self.progress.ends_at:
+        most = self.running.observed + self.backlog.samples
+        if self.ended_by_calls or most < self.running.ends_at:
             return
         self.write_down()
-        if self.progress.observed < self.progress.ends_at:
+        if self.running.observed < self.running.ends_at:
             return
         self._ranks.refuse_own_epoch_end()
         # should the end fail, its error comes once, and the next try an epoch later
-        self.progress.ends_at += self._interactions.rows
+        self.running.ends_at += self._interactions.rows
         self._end()
 
     def _end(self) -> EpochRecord:
@@ -148,11 +148,11 @@ class Epochs:
             findings = self.tracker.examine(
                 self._user.score,
                 with_noise_rate=phase is Phase.MEMORIZATION,
-                progress=ProgressLog("ranked", "interactions"),
+                on_ranked=RankingLog(),
             )
         memorized = self.tracker.commit(findings)
         noise_rate = self.noise_rate
-        epoch, added = self.progress, self._user.added.take()
+        epoch, added = self.running, self._user.added.take()
         on_cpu = self._user.device.type == "cpu"
         samples, observed, loss_sum, weight_sum = self._ranks.sums(
             epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
@@ -170,7 +170,7 @@ class Epochs:
             plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
         )
         self.history.append(record)
-        self.progress = self._new_progress()
+        self.running = self._new_epoch()
         logger.info("%s", epoch_line(record))
         if self._display is not None:
             self._display.end(record)
@@ -225,9 +225,9 @@ class Epochs:
             ranks=self._ranks,
         )
 
-    def _new_progress(self) -> EpochProgress:
+    def _new_epoch(self) -> RunningEpoch:
         # several ranks end epochs by calls alone, and wait two passes for one
-        return EpochProgress(self._interactions.rows * (2 if self._ranks.several else 1))
+        return RunningEpoch(self._interactions.rows * (2 if self._ranks.several else 1))
 
     # ------------------------------------------------------------------ state
 
@@ -237,7 +237,7 @@ class Epochs:
             "history": [record.as_dict() for record in self.history],
             "tracker": self.tracker.state_dict(),
             "self_guided": None if self.self_guided is None else self.self_guided.state_dict(),
-            "epoch": self.progress.state_dict(),
+            "epoch": self.running.state_dict(),
             "explicit_epochs": self.ended_by_calls,
         }
 
@@ -259,9 +259,9 @@ class Epochs:
                 )
                 self_guided.load_state_dict(guided)
             history = [EpochRecord.from_dict(values) for values in state["history"]]
-            progress = EpochProgress.from_state(state["epoch"])
+            running = RunningEpoch.from_state(state["epoch"])
             ended_by_calls = bool(state["explicit_epochs"])
             self._user.load_state_dict(state["user"])
         self.tracker, self.self_guided, self.history = tracker, self_guided, history
-        self.progress, self.ended_by_calls = progress, ended_by_calls
+        self.running, self.ended_by_calls = running, ended_by_calls
         self.backlog = Backlog()

@@ -79,7 +79,7 @@ class EpochRecord:
 
 
 @dataclass
-class EpochProgress:
+class RunningEpoch:
     """The epoch under way; it ends by itself when `observed` reaches `ends_at`.
 
     Batches are counted when they are stepped on, the rest when steps are written down.
@@ -135,10 +135,10 @@ class EpochProgress:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> EpochProgress:
-        """The progress that `state_dict` gave."""
+    def from_state(cls, state: dict[str, Any]) -> RunningEpoch:
+        """The epoch that `state_dict` gave."""
         values = dict(state)
-        progress = cls(_seconds_before=values.pop("seconds"), **values)
-        if set(state) != set(progress.state_dict()):
-            raise KeyError("an epoch's progress lacks some of its numbers")
-        return progress
+        epoch = cls(_seconds_before=values.pop("seconds"), **values)
+        if set(state) != set(epoch.state_dict()):
+            raise KeyError("the epoch under way lacks some of its numbers")
+        return epoch

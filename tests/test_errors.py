@@ -361,7 +361,7 @@ def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
     first, _, third = scene.denoiser._epochs.backlog._steps
     for step in (first, third):
         expected._epochs.backlog.add(step)
-    expected._epochs.progress.batches = 3
+    expected._epochs.running.batches = 3
     if call == "before_step":
         monkeypatch.setattr("sgdl_wrap.batches.backlog.CAPACITY", 150)
         with scene.refused(error, named):

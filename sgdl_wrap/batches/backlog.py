@@ -18,13 +18,13 @@ from sgdl_wrap.batches.samples import identified, identified_some
 from sgdl_wrap.errors import DenoiserError, InteractionsError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
-from sgdl_wrap.records import EpochProgress
+from sgdl_wrap.records import RunningEpoch
 
 CAPACITY = 8192  # samples: kilobytes
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """What one training step leaves to be written down.
 
     Attributes:
@@ -42,14 +42,14 @@ class Step:
     ids: np.ndarray | None = None
 
 
-def loss_values(steps: Sequence[Step]) -> np.ndarray:
+def loss_values(steps: Sequence[StepRecord]) -> np.ndarray:
     """The losses of at least one step, one after the other, float32 or float64."""
     losses = torch.cat([step.losses for step in steps]).cpu()
     values: np.ndarray = (losses if losses.dtype == torch.float64 else losses.float()).numpy()
     return values
 
 
-def weight_values(steps: Sequence[Step]) -> np.ndarray:
+def weight_values(steps: Sequence[StepRecord]) -> np.ndarray:
     """The weights of at least one step, one after the other."""
     weights = [torch.ones_like(s.losses) if s.weights is None else s.weights for s in steps]
     values: np.ndarray = torch.cat(weights).cpu().double().numpy()
@@ -66,7 +66,7 @@ class Backlog:
     """The steps since the last writing down, oldest first."""
 
     def __init__(self) -> None:
-        self._steps: list[Step] = []
+        self._steps: list[StepRecord] = []
         self.samples = 0
 
     @property
@@ -74,18 +74,18 @@ class Backlog:
         """Whether it is time to write down."""
         return self.samples >= CAPACITY
 
-    def add(self, step: Step) -> None:
+    def add(self, step: StepRecord) -> None:
         """Keeps a step."""
         self._steps.append(step)
         self.samples += len(step.losses)
 
-    def take(self) -> list[Step]:
+    def take(self) -> list[StepRecord]:
         """All steps kept; none are kept after."""
         steps, self._steps, self.samples = self._steps, [], 0
         return steps
 
     def write_down(
-        self, interactions: Interactions, tracker: MemorizationTracker, epoch: EpochProgress
+        self, interactions: Interactions, tracker: MemorizationTracker, epoch: RunningEpoch
     ) -> None:
         """Notes what the steps have shown, in `tracker` and `epoch`; none are kept after.
 
@@ -110,10 +110,10 @@ class Backlog:
 
 
 def _noted(
-    steps: list[Step],
+    steps: list[StepRecord],
     interactions: Interactions,
     tracker: MemorizationTracker,
-    epoch: EpochProgress,
+    epoch: RunningEpoch,
 ) -> bool:
     """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
     if not steps:

@@ -76,7 +76,7 @@ def rank_epoch(
     candidates: Literal["sampled", "full"],
     generator: torch.Generator,
     chunk: int,
-    progress: Callable[[int, int], None] | None = None,
+    on_ranked: Callable[[int, int], None] | None = None,
     among: tuple[int, int] | None = None,
 ) -> RankedEpoch:
     """m_t(u, i) = 1 if i is among the top N_u of u's candidates, N_u = u's observed items.
@@ -89,7 +89,7 @@ def rank_epoch(
         score: scores of pairs, called with at most about `chunk` pairs (one user's candidates
             are never split).
         generator: draws the sampled candidates.
-        progress: called with (interactions done, N) after each chunk.
+        on_ranked: called with (interactions done, N) after each chunk.
         among: the users that are ranked, [first, last); the others' bits are 0 and their cuts NaN.
 
     Raises:
@@ -113,8 +113,8 @@ def rank_epoch(
         memorized[low:high] = (ranks < counts)[observed].numpy()
         final = ranks == counts - 1
         cut[users[final]] = scores[final].float()
-        if progress is not None:
-            progress(high, len(interactions))
+        if on_ranked is not None:
+            on_ranked(high, len(interactions))
     return RankedEpoch(np.packbits(memorized), cut)
 
 

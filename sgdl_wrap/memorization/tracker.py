@@ -123,7 +123,7 @@ class MemorizationTracker:
         score: ScorePairs,
         *,
         with_noise_rate: bool,
-        progress: Callable[[int, int], None] | None = None,
+        on_ranked: Callable[[int, int], None] | None = None,
     ) -> EpochFindings:
         """Ranks the epoch and estimates its noise rate; writes nothing down.
 
@@ -154,7 +154,7 @@ class MemorizationTracker:
                 candidates=self.config.ranking,
                 generator=ranks.generator(self._generator, self.buffer.epochs),
                 chunk=self.config.ranking_chunk,
-                progress=progress,
+                on_ranked=on_ranked,
                 among=users,
             )
         if ranks.replicated:

@@ -16,7 +16,13 @@ from examples.models.lightgcn import bpr_loss
 from examples.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
 from sgdl_wrap.batches import backlog
-from sgdl_wrap.batches.backlog import Backlog, Step, loss_values, step_sums, weight_values
+from sgdl_wrap.batches.backlog import (
+    Backlog,
+    StepRecord,
+    loss_values,
+    step_sums,
+    weight_values,
+)
 from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from tests.models_zoo import (
@@ -39,9 +45,9 @@ DATA = tiny_data()
 # ------------------------------------------------------------------ the backlog alone
 
 
-def step_of(losses: Tensor, weights: Tensor | None = None) -> Step:
+def step_of(losses: Tensor, weights: Tensor | None = None) -> StepRecord:
     ids = torch.arange(len(losses))
-    return Step("batch 1 of epoch 1", Pairs(ids, ids, None), losses, weights)
+    return StepRecord("batch 1 of epoch 1", Pairs(ids, ids, None), losses, weights)
 
 
 def test_steps_are_taken_once_and_in_their_order() -> None:

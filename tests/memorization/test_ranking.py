@@ -378,12 +378,12 @@ def test_each_epoch_draws_anew_from_the_generator_alone():
 
 
 @CANDIDATES
-def test_progress_counts_interactions_up_to_all(candidates):
+def test_on_ranked_counts_interactions_up_to_all(candidates):
     data = sparse(0.0)
     seen: list[tuple[int, int]] = []
     rank_epoch(
         data.interactions, Table(data.scores), candidates=candidates,
-        generator=torch.Generator(), chunk=4, progress=lambda done, of: seen.append((done, of)),
+        generator=torch.Generator(), chunk=4, on_ranked=lambda done, of: seen.append((done, of)),
     )  # fmt: skip
     assert len(seen) > 1
     assert seen == sorted(seen)

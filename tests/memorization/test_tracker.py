@@ -470,10 +470,10 @@ def test_the_cut_is_that_of_the_last_epoch_committed():
         assert tracker.cut.nan_to_num(-1).tolist() == [level, -1, level, level]
 
 
-def test_progress_reaches_all_interactions():
+def test_on_ranked_reaches_all_interactions():
     seen: list[tuple[int, int]] = []
     small(noise_rate=0.1, ranking_chunk=4).examine(
-        constant, with_noise_rate=True, progress=lambda done, of: seen.append((done, of))
+        constant, with_noise_rate=True, on_ranked=lambda done, of: seen.append((done, of))
     )
     assert seen[-1] == (6, 6)
     assert len(seen) > 1

@@ -1,7 +1,8 @@
-"""One batch's way through a training step: read, guided, weighted, its gradients looked at."""
+"""Training steps: each batch is read, guided, weighted, and its gradients are looked at."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sgdl_wrap.batches.backlog import Step
+from sgdl_wrap.batches.backlog import StepRecord
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, identified, identified_some, refuse_unknown
-from sgdl_wrap.checks import check_guidance_fits, check_optimizers
+from sgdl_wrap.checks import check_guidance_fits, check_optimizers, check_penalty
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
 from sgdl_wrap.distributed.ranks import Ranks
@@ -27,6 +28,8 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.user_code import UserCode
+
+logger = logging.getLogger("sgdl_wrap")
 
 _GRADIENT_REMEDY = (
     "Lower the learning rate, clip gradients (weighted_loss), or look for sqrt(0), log(0) and 0/0 "
@@ -47,12 +50,13 @@ class Pending:
     error: NonFiniteError | None = None  # to be left out at step
 
 
-class Passage:
+class Steps:
     """Takes batches from before_step to step, one at a time.
 
     Args:
         user: model, loss and scores.
         optimizers: the user's.
+        enabled: False is plain training.
         interactions: D.
         pair_fn: reads a batch's pairs; None knows the common layouts.
         config: the method's choices.
@@ -60,7 +64,7 @@ class Passage:
         epochs: where training stands; steps that are done go to its backlog.
 
     Attributes:
-        pending: the batch in hand.
+        pending: the batch between before_step and step.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Passage:
         user: UserCode,
         optimizers: Sequence[Optimizer],
         *,
+        enabled: bool,
         interactions: Interactions,
         pair_fn: PairFn | None,
         config: DenoiserConfig,
@@ -76,6 +81,7 @@ class Passage:
     ) -> None:
         self._user = user
         self._optimizers = optimizers
+        self._enabled = enabled
         self._interactions = interactions
         self._read_pairs = PairReader(pair_fn)
         self._config = config
@@ -116,12 +122,66 @@ class Passage:
         )
         return weights.to(losses.dtype)
 
-    def objective(self, batch: Any) -> tuple[Tensor, Step]:
+    def train(self, batch: Any, penalty: Tensor | None) -> Tensor:
+        """As :meth:`SelfGuidedDenoiser.step`, but for the end of an epoch."""
+        added = self._user.added
+        with added.adding():
+            try:
+                if penalty is not None:
+                    penalty = check_penalty(penalty)
+                objective, record = self._objective(batch)
+                if penalty is not None:
+                    objective = objective + penalty
+                with added.shared():
+                    for optimizer in self._optimizers:
+                        optimizer.zero_grad()
+                    objective.backward()  # type: ignore[no-untyped-call]
+                if record is not None:
+                    self._check_finite(record, gradients_too=True)
+            except NonFiniteError as error:
+                self._leave_out(error)
+                return torch.full((), torch.nan, device=self._user.device)
+            if record is not None:
+                self._note(record)
+            with added.shared():
+                for optimizer in self._optimizers:
+                    optimizer.step()
+        return objective.detach()
+
+    def weighted_loss(self, batch: Any) -> Tensor:
+        """As :meth:`SelfGuidedDenoiser.weighted_loss`."""
+        with self._user.added.adding():
+            try:
+                objective, record = self._objective(batch)
+                if record is not None and record.weights is not None:
+                    self._check_finite(record, gradients_too=False)
+            except NonFiniteError as error:
+                self._leave_out(error)
+                return torch.zeros((), device=self._user.device, requires_grad=True)
+            if record is not None:
+                self._note(record)
+        return objective
+
+    def plain_and_weighted_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """As :meth:`SelfGuidedDenoiser.plain_and_weighted_loss`."""
+        losses = None if self.pending is None else self.pending.losses
+        weighted = self.weighted_loss(batch)
+        if losses is None or weighted.is_leaf:  # Phase I, or left out
+            return weighted, weighted
+        return losses.mean(), weighted
+
+    # ------------------------------------------------------------------ of a step
+
+    def _objective(self, batch: Any) -> tuple[Tensor, StepRecord | None]:
         """The weighted loss with its graph, and what is to be noted if all goes well.
+
+        Of plain training, nothing is noted.
 
         Raises:
             OrderError, LossError, NonFiniteError: as :meth:`SelfGuidedDenoiser.step`.
         """
+        if not self._enabled:
+            return self._user.losses(batch, None, "this batch")[1], None
         pending = self.pending
         if pending is None:
             raise OrderError(
@@ -151,14 +211,22 @@ class Passage:
         # copies, as losses may be a view of something large
         kept = losses.detach().clone()
         ids = None if pending.samples is None else pending.samples.ids
-        return objective, Step(where, pending.pairs.kept(), kept, weights, ids)
+        return objective, StepRecord(where, pending.pairs.kept(), kept, weights, ids)
 
-    def note(self, step: Step) -> None:
-        """Keeps what a step that was done has shown."""
-        self._epochs.backlog.add(step)
-        self._epochs.progress.batches += 1
+    def _note(self, record: StepRecord) -> None:
+        """Keeps what a step has shown."""
+        self._epochs.backlog.add(record)
+        self._epochs.running.batches += 1
 
-    def check_step(self, step: Step, *, gradients_too: bool) -> None:
+    def _leave_out(self, error: NonFiniteError) -> None:
+        """Counts a batch that is not to be trained on, or stops, as the config says."""
+        if self._config.on_nonfinite == "raise":
+            raise error
+        self.pending = None
+        self._epochs.running.skipped += 1
+        logger.warning("Batch left out. %s", error)
+
+    def _check_finite(self, record: StepRecord, *, gradients_too: bool) -> None:
         """Looks at the weights and at the gradients, which are dropped if they are not finite.
 
         Raises:
@@ -168,8 +236,8 @@ class Passage:
         gradients = [p.grad for group in groups for p in group["params"]] if gradients_too else []
         try:
             check_finite(
-                {"weights by ψ": [step.weights], "gradients of the model": gradients},
-                step.where, _GRADIENT_REMEDY,
+                {"weights by ψ": [record.weights], "gradients of the model": gradients},
+                record.where, _GRADIENT_REMEDY,
             )
         except NonFiniteError:
             for optimizer in self._optimizers:

@@ -1,4 +1,4 @@
-"""Lines about long work, none about short."""
+"""Lines about a long ranking, none about a short one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import logging
 
 import pytest
 
-from sgdl_wrap import progress
-from sgdl_wrap.progress import ProgressLog
+from sgdl_wrap.report import ranking_log
+from sgdl_wrap.report.ranking_log import RankingLog
 
 
 def test_a_line_comes_at_most_every_few_seconds(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 101.0, 105.0, 109.0, 111.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(ranking_log.time, "monotonic", lambda: next(clock))
     caplog.set_level(logging.INFO, logger="sgdl_wrap")
-    report = ProgressLog("ranked", "interactions")
+    log = RankingLog()
     for done in (1_000, 2_000, 3_000, 4_000):
-        report(done, 20_000_000)
+        log(done, 20_000_000)
     assert [record.getMessage() for record in caplog.records] == [
         "ranked 2,000 of 20,000,000 interactions",
         "ranked 4,000 of 20,000,000 interactions",
