@@ -63,6 +63,8 @@ class SelfGuidedDenoiser:
             (users, items, observed), (B,) each; the common layouts need none.
         config: every choice of the method.
         enabled: False is plain training, with nothing watched.
+        explicit_epochs: True ends epochs by calls of `end_epoch` alone, from the first one on; else
+            they also end by themselves until it is called.
         example_batch: a batch to try the loss on at once; else the first one is tried.
         progress: True writes a line an epoch to standard error, and shows a bar where tqdm is
             installed and a terminal is there. The logger ``sgdl_wrap`` has the same lines, at
@@ -87,6 +89,7 @@ class SelfGuidedDenoiser:
         pair_fn: PairFn | None = None,
         config: DenoiserConfig | None = None,
         enabled: bool = True,
+        explicit_epochs: bool = False,
         example_batch: Any = None,
         progress: bool = False,
     ) -> None:
@@ -113,6 +116,7 @@ class SelfGuidedDenoiser:
         self._epochs = Epochs(
             self.interactions, self.config, self._ranks, self._user,
             display=EpochDisplay(self.interactions.rows) if shown else None,
+            explicit=explicit_epochs,
         )
         self._steps = Steps(
             self._user, self._optimizers, enabled=enabled, interactions=self.interactions,
@@ -281,8 +285,8 @@ class SelfGuidedDenoiser:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
 
         Without a call, an epoch ends when as many observed samples have passed as pairs were
-        handed over. From the first call on, epochs end by calls alone. A call right after an
-        epoch ended by itself confirms it and does nothing more.
+        handed over. From the first call on, and with `explicit_epochs` at once, epochs end by
+        calls alone. A call right after an epoch ended by itself confirms it and does nothing more.
 
         Returns:
             The epoch's record; None when disabled.

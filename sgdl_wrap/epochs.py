@@ -36,6 +36,7 @@ class Epochs:
         ranks: the processes that train together.
         user: the model and its scores.
         display: shows epochs as they run and end.
+        explicit: whether epochs end by :meth:`end` alone from the first one on.
 
     Attributes:
         tracker: what is known of each interaction, but for the steps in `backlog`.
@@ -43,7 +44,7 @@ class Epochs:
         self_guided: Phase II, from the memorization point on.
         running: the epoch under way.
         history: one record an epoch.
-        ended_by_calls: whether epochs end by :meth:`end` alone, and not when they are full.
+        explicit: whether epochs end by :meth:`end` alone, and not when they are full.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Epochs:
         ranks: Ranks,
         user: UserCode,
         display: EpochDisplay | None = None,
+        explicit: bool = False,
     ) -> None:
         self._interactions = interactions
         self._config = config
@@ -66,7 +68,7 @@ class Epochs:
         self.self_guided: SelfGuidedPhase | None = None
         self.running = self._new_epoch()
         self.history: list[EpochRecord] = []
-        self.ended_by_calls = False
+        self._explicit_from_the_first = self.explicit = explicit
 
     @property
     def phase(self) -> Phase:
@@ -116,7 +118,7 @@ class Epochs:
             NoiseRateError, ScoreError, SwitchError, OrderError, BatchError, InteractionsError: as
                 :meth:`SelfGuidedDenoiser.end_epoch`.
         """
-        self.ended_by_calls = True
+        self.explicit = True
         with self._ranks.together():
             self.write_down()
         if not self._ranks.any(self.running.samples > 0):
@@ -132,7 +134,7 @@ class Epochs:
         """Ends the epoch if as many observed samples have passed as pairs were handed over."""
         # the backlog may hold negatives too, but no more observed samples than this
         most = self.running.observed + self.backlog.samples
-        if self.ended_by_calls or most < self.running.ends_at:
+        if self.explicit or most < self.running.ends_at:
             return
         self.write_down()
         if self.running.observed < self.running.ends_at:
@@ -238,7 +240,7 @@ class Epochs:
             "tracker": self.tracker.state_dict(),
             "self_guided": None if self.self_guided is None else self.self_guided.state_dict(),
             "epoch": self.running.state_dict(),
-            "explicit_epochs": self.ended_by_calls,
+            "explicit_epochs": self.explicit,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -260,8 +262,8 @@ class Epochs:
                 self_guided.load_state_dict(guided)
             history = [EpochRecord.from_dict(values) for values in state["history"]]
             running = RunningEpoch.from_state(state["epoch"])
-            ended_by_calls = bool(state["explicit_epochs"])
+            explicit = self._explicit_from_the_first or bool(state["explicit_epochs"])
             self._user.load_state_dict(state["user"])
         self.tracker, self.self_guided, self.history = tracker, self_guided, history
-        self.running, self.ended_by_calls = running, ended_by_calls
+        self.running, self.explicit = running, explicit
         self.backlog = Backlog()

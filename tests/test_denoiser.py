@@ -125,6 +125,16 @@ def test_from_the_first_end_epoch_on_epochs_end_by_calls_alone() -> None:
     assert [record.epoch for record in denoiser.history] == [1, 2]
 
 
+def test_with_explicit_epochs_the_first_epoch_too_ends_by_a_call_alone() -> None:
+    denoiser = build(config=WATCHING, explicit_epochs=True)
+    train(denoiser, epochs=2)  # twice N samples
+    assert denoiser.history == []
+    denoiser.load_state_dict(build(config=WATCHING).state_dict())  # which was built without
+    train(denoiser, epochs=2)
+    assert denoiser.history == []
+    assert denoiser.end_epoch() is denoiser.history[0]
+
+
 def test_end_epoch_after_an_automatic_end_confirms_it() -> None:
     denoiser = build(config=WATCHING)
     for epoch in range(3):

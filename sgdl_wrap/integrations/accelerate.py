@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
-from sgdl_wrap.distributed.engine import ranks_of
+from sgdl_wrap.distributed.engine import bare, ranks_of
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.distributed.resharding import merge_states, state_of_rank
 from sgdl_wrap.errors import StateError, UnsupportedModelError
@@ -114,8 +114,8 @@ def _state(folder: Path, denoiser: SelfGuidedDenoiser, ranks: Ranks) -> dict[str
             state = merge_states([_read_of(mark, folder, rank) for rank in range(size)])
         # asked before any rank takes its own: one whose state is refused would be left behind
         check_header(
-            state_of_rank(state, denoiser._ranks, denoiser.interactions),
-            denoiser.interactions, denoiser.config, denoiser._user.model, enabled=denoiser.enabled,
+            state_of_rank(state, ranks, denoiser.interactions),
+            denoiser.interactions, denoiser.config, bare(denoiser.model), enabled=denoiser.enabled,
         )  # fmt: skip
     return state
 

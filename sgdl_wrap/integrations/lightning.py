@@ -164,9 +164,10 @@ class SelfGuidedCallback(Callback):
                     stacklevel=2,
                 )
         self.denoiser = SelfGuidedDenoiser(
-            part, list(trainer.optimizers), self._loss_fn, **self._arguments
+            part, list(trainer.optimizers), self._loss_fn,
+            explicit_epochs=True,  # Lightning says where an epoch ends
+            **self._arguments,
         )
-        self.denoiser._epochs.ended_by_calls = True  # Lightning says where an epoch ends
         if saved is not None:
             self.denoiser.load_state_dict(saved)
         self._compared = False

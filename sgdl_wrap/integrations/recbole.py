@@ -86,10 +86,10 @@ def denoise(
             score_fn=fields.scores,
             pair_fn=fields.pairs,
             config=config,
+            # one of RecBole's epochs sees a pair as often as it has negatives
+            explicit_epochs=True,
             example_batch=example,
         )
-    # one of RecBole's epochs sees a pair as often as it has negatives: its end is told, not counted
-    denoiser._epochs.ended_by_calls = True
     hooks = _Hooks(trainer, denoiser, losses)
     for name in _HOOKS:
         setattr(trainer, name, getattr(hooks, name.lstrip("_")))

@@ -131,16 +131,18 @@ def drawn_batch(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 class Run:
     """A training run in double precision, where sums do round."""
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, config: DenoiserConfig, *, explicit_epochs: bool = False) -> None:
         self.model = tiny_neumf(DATA).double()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
         self.config = config
+        self.explicit_epochs = explicit_epochs
         self.denoiser = self.build()
         self.visits: list[tuple[Any, np.ndarray]] = []
 
     def build(self) -> SelfGuidedDenoiser:
         return tiny_denoiser(
-            DATA, "neumf", model=self.model, optimizer=self.optimizer, config=self.config
+            DATA, "neumf", model=self.model, optimizer=self.optimizer, config=self.config,
+            explicit_epochs=self.explicit_epochs,
         )
 
     def act(self, action: str, seed: int) -> None:
@@ -200,8 +202,7 @@ def test_what_is_written_down_is_each_step_in_its_order(capacity: int, seeds: li
     config = CONFIGS["watching, smoothed"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "CAPACITY", capacity)
-        run = Run(config)
-        run.denoiser._epochs.ended_by_calls = True  # one epoch, however long
+        run = Run(config, explicit_epochs=True)  # one epoch, however long
         for seed in seeds:
             run.act("step", seed)
         state = run.denoiser.state_dict()
