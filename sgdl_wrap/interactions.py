@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -131,10 +131,7 @@ class Interactions:
             )
         keys = self.keys.numpy()
         queries = users * self.n_items + items
-        # sorted queries find their keys near one another, and most of them in the cache
-        order = queries.argsort()
-        places = np.empty_like(order)
-        places[order] = keys.searchsorted(queries.take(order))
+        places = places_among(keys, queries)
         found = keys.take(places, mode="clip") == queries
         if last_item >= self.n_items:  # such an item would alias the next user's first ones
             found &= items < self.n_items
@@ -142,8 +139,23 @@ class Interactions:
             found &= users < self.n_users
         if not found.all():
             places[~found] = -1
-        ids: np.ndarray = places
-        return ids
+        return places
+
+    def user_spans(
+        self, most: int, among: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Ranges [first, last) of users with at most `most` interactions together, or of one user.
+
+        They cover the users `among`, or all, but for some without interactions.
+        """
+        first, stop = among if among is not None else (0, self.n_users)
+        while first < stop:
+            target = int(self.starts[first]) + most
+            last = int(torch.searchsorted(self.starts, target, right=True)) - 1
+            last = min(max(last, first + 1), stop)
+            if int(self.starts[last]) > int(self.starts[first]):
+                yield first, last
+            first = last
 
     def unobserved(self, users: Tensor, ranks: Tensor) -> Tensor:
         """The `ranks`-th item (from 0, by id) that each user has not been observed with.
@@ -177,6 +189,15 @@ def fingerprint(keys: Tensor, n_items: int) -> str:
     digest = hashlib.sha256(str(n_items).encode())
     digest.update(keys.numpy().data)
     return digest.hexdigest()
+
+
+def places_among(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How many of some sorted numbers are smaller than each value, int64."""
+    # sorted queries find their places near one another, and most of them in the cache
+    order = values.argsort()
+    places: np.ndarray = np.empty_like(order)
+    places[order] = ordered.searchsorted(values.take(order))
+    return places
 
 
 def as_ids(values: Any, name: str) -> Tensor:

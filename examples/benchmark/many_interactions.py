@@ -2,7 +2,8 @@
 
 ``python -m examples.benchmark.many_interactions --pairs 20000000`` draws pairs uniformly, notes a
 loss of each as training would, and ends the epoch: ranking among sampled candidates, noise rate,
-decision. Memory is over what the process holds with model and pairs.
+decision. With ``--audit-only`` it averages suspicion too, as all ends of epochs of Phase II do.
+Memory is over what the process holds with model and pairs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=20_000_000)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--audit-only", action="store_true")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     before = mark_mib()
     denoiser = SelfGuidedDenoiser(
         model, optimizer, _random_losses, interactions=(users, items), n_items=options.items,
-        config=DenoiserConfig(history_length=HISTORY_LENGTH),
+        config=DenoiserConfig(history_length=HISTORY_LENGTH, audit_only=options.audit_only),
     )
     built = mark_mib()
     set_mark_back()

@@ -130,22 +130,15 @@ def user_chunks(
 
     A user has `per_user` candidates, or twice its observed items where that is 0.
     """
-    start, stop = among if among is not None else (0, interactions.n_users)
-    if per_user:
-        step = max(1, chunk // per_user)
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            if int(interactions.starts[last]) > int(interactions.starts[first]):
-                yield first, last
+    if not per_user:
+        yield from interactions.user_spans(max(1, chunk // 2), among)
         return
-    first = start
-    while first < stop:
-        target = int(interactions.starts[first]) + max(1, chunk // 2)
-        last = int(torch.searchsorted(interactions.starts, target, right=True)) - 1
-        last = min(max(last, first + 1), stop)
+    start, stop = among if among is not None else (0, interactions.n_users)
+    step = max(1, chunk // per_user)
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
         if int(interactions.starts[last]) > int(interactions.starts[first]):
             yield first, last
-        first = last
 
 
 def checked_scores(scores: object, expected: int) -> Tensor:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from sgdl_wrap.interactions import Interactions, places_among
 from sgdl_wrap.memorization.noise_rate import scale_per_user
 
+CHUNK = 1 << 16  # interactions looked at at once, so that they stay in the cache
 
-def suspicion(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
+
+def suspicion(losses: np.ndarray, interactions: Interactions) -> np.ndarray:
     """x = (a + b + c) / 3 of one epoch's losses L, each part in [0, 1].
 
     a = (L_k - min_u) / (max_u - min_u) over the losses of the user u, as the mixture sees them;
@@ -20,21 +23,29 @@ def suspicion(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
 
     Args:
         losses: (N,); NaN where unknown, which stays NaN.
-        users: user of each, (N,) int64, sorted.
+        interactions: D.
 
     Returns:
         (N,) float64.
 
     Source: ours (deviation 20).
     """
+    everywhere = np.sort(losses)  # NaN last
+    everywhere = everywhere[: everywhere.searchsorted(np.nan)]
     found = np.full(len(losses), np.nan)
-    known = ~np.isnan(losses)
-    if known.any():
-        seen, groups = losses[known], users[known]
-        parts = scale_per_user(seen, groups)
-        parts += share_smaller(seen, groups)
-        parts += share_smaller(seen, np.zeros_like(groups))
-        found[known] = parts / 3
+    starts = interactions.starts.numpy()
+    for first, last in interactions.user_spans(CHUNK):
+        ids = slice(starts[first], starts[last])
+        known = ~np.isnan(losses[ids])
+        if not known.any():
+            continue
+        seen = losses[ids][known]
+        users = np.repeat(np.arange(last - first), np.diff(starts[first : last + 1]))[known]
+        smaller = places_among(everywhere, seen)
+        parts = scale_per_user(seen, users)
+        parts += share_smaller(smaller, users)  # of the same order and ties as the losses
+        parts += smaller / max(len(everywhere) - 1, 1)
+        found[ids][known] = parts / 3
     return found
 
 
@@ -42,23 +53,17 @@ def share_smaller(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """#{j in the group of k: x_j < x_k} / (n - 1), n the group's size; 0 where it is 1.
 
     Args:
-        values: x, (N,) finite, N > 0.
-        groups: (N,) int64, sorted.
+        values: x, (N,) integers >= 0, N > 0.
+        groups: (N,) int64 >= 0, sorted.
 
     Returns:
         (N,) float64 in [0, 1].
     """
-    places = np.arange(len(values))
-    first = np.diff(groups, prepend=groups[:1] - 1) != 0
-    starts = np.flatnonzero(first)
+    starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
     sizes = np.diff(starts, append=len(values))
-    order = np.lexsort((values, groups))
-    ordered = values[order]
-    new = first.copy()  # where a larger value begins, or the next group
-    new[1:] |= ordered[1:] != ordered[:-1]
-    smaller = np.maximum.accumulate(np.where(new, places, 0)) - np.repeat(starts, sizes)
-    shares = np.empty(len(values))
-    shares[order] = smaller / np.repeat(np.maximum(sizes - 1, 1), sizes)
+    keys = groups * (values.max() + 1) + values
+    smaller = np.sort(keys).searchsorted(keys) - np.repeat(starts, sizes)
+    shares: np.ndarray = smaller / np.repeat(np.maximum(sizes - 1, 1), sizes)
     return shares
 
 

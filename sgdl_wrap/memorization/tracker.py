@@ -185,7 +185,7 @@ class MemorizationTracker:
 
     def suspicion_now(self) -> np.ndarray:
         """By the losses of the epoch under way or the last, (N,); NaN where there is none."""
-        return suspicion(self.losses, self.interactions.users.numpy())
+        return suspicion(self.losses, self.interactions)
 
     def _forget_last_epoch(self) -> None:
         if self._epoch_ended:  # each epoch's losses are those seen during it
