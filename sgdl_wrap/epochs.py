@@ -15,7 +15,12 @@ from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
-from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
+from sgdl_wrap.memorization.transition import (
+    Phase,
+    TransitionDetector,
+    Verdict,
+    first_stall,
+)
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochRecord, RunningEpoch
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
@@ -25,6 +30,8 @@ from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode
 
 logger = logging.getLogger("sgdl_wrap")
+
+LEAST_WINDOW = 10  # epochs; what a shorter history says jumps about
 
 
 class Epochs:
@@ -196,6 +203,7 @@ class Epochs:
             noise_rate=noise_rate,
         )
         if verdict is Verdict.STAY:
+            self._say_where_stalled(record)
             return
         if verdict is Verdict.TIMED_OUT:
             if memorized == 0:
@@ -216,6 +224,21 @@ class Epochs:
         )
         self.tracker.begin_averages()
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
+
+    def _say_where_stalled(self, record: EpochRecord) -> None:
+        """Tells at one epoch of a run, the first that shows it, that the switch may never come."""
+        if self._config.switch_timeout is not None or self._ranks.rank > 0:
+            return
+        window = max(self._config.history_length, LEAST_WINDOW)
+        ratios = [(past.clean_ratio, past.memorized_ratio) for past in self.history]
+        gaps = [clean - memorized for clean, memorized in ratios if clean is not None]
+        if first_stall(gaps, window) == len(self.history):
+            logger.warning(
+                "Phase I may never end: after epoch %d the memorized ratio is %.3f and the clean "
+                "ratio %.3f, no nearer than %d epochs before. Read \"The switch does not come\" in "
+                "docs/settings.md, or set switch_timeout.",
+                record.epoch, record.memorized_ratio, record.clean_ratio, window,
+            )
 
     def _new_phase(self, memorized: np.ndarray, config: DenoiserConfig) -> SelfGuidedPhase:
         return SelfGuidedPhase(

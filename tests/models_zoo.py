@@ -385,6 +385,30 @@ def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> Sel
     return SelfGuidedDenoiser(model, optimizer, arguments.pop("loss_fn", loss_fn), **arguments)
 
 
+def build(kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:
+    """A denoiser on `tiny_data` that switches after its first epoch, if `changes` are silent."""
+    return tiny_denoiser(tiny_data(), kind, **{"config": SWITCHING, **changes})
+
+
+def batches_of(kind: str, epoch: int) -> list[Any]:
+    """An epoch of `tiny_data` as that kind's loss takes it."""
+    layout = triple_epoch if kind == "lightgcn" else labelled_epoch
+    return layout(tiny_data(), epoch)
+
+
+def train(
+    denoiser: SelfGuidedDenoiser, kind: str = "lightgcn", epochs: int = 1, start: int = 0
+) -> list[float]:
+    """Trains it on epochs of `tiny_data`, the first numbered `start`; the loss of each step."""
+    losses = []
+    with seeded(23):
+        for epoch in range(start, start + epochs):
+            for batch in batches_of(kind, epoch):
+                denoiser.before_step(batch)
+                losses.append(float(denoiser.step(batch)))
+    return losses
+
+
 # ------------------------------------------------------------------ comparing
 
 

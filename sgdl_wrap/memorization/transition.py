@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -52,3 +53,19 @@ class TransitionDetector:
         if self.timeout is not None and epoch >= self.timeout:
             return Verdict.TIMED_OUT
         return Verdict.STAY
+
+
+def first_stall(gaps: Sequence[float], window: int) -> int | None:
+    """The first epoch, counted from 1, that is no nearer to the switch than `window` epochs before.
+
+    None as long as there is none. The first `window` epochs are compared with nothing: while the
+    history fills, the memorized ratio says little.
+
+    Args:
+        gaps: clean ratio - memorized ratio at the end of each epoch of Phase I.
+        window: epochs.
+    """
+    for epoch in range(2 * window, len(gaps) + 1):
+        if gaps[epoch - 1] >= gaps[epoch - 1 - window]:
+            return epoch
+    return None

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
+from sgdl_wrap.memorization.transition import (
+    Phase,
+    TransitionDetector,
+    Verdict,
+    first_stall,
+)
 
 RATES = st.floats(0, 1, allow_nan=False)
 SHIFTS = st.floats(-1, 1, allow_nan=False)
@@ -101,3 +106,18 @@ def test_the_authors_log_is_reproduced():
 def test_phases_and_verdicts_are_plain_words():
     assert [phase.value for phase in Phase] == ["memorization", "self_guided"]
     assert Phase("memorization") is Phase.MEMORIZATION
+
+
+@pytest.mark.parametrize(
+    ("gaps", "epoch"),
+    [
+        ([5, 4, 3, 2, 1], None),  # nearer all the time
+        ([5, 5, 5, 5, 5], 4),
+        ([5, 3, 4, 2, 3, 3], 6),  # up and down, and by then no nearer than at the fourth
+        ([0, 1, 0.9, 0.8], None),  # the first two are compared with nothing
+        ([1, 2, 3], None),  # too few
+        ([5, 4, 3, 4, 3, 3, 2], 4),  # the first time counts
+    ],
+)
+def test_a_stall_is_the_first_epoch_no_nearer_than_a_window_before(gaps, epoch):
+    assert first_stall(gaps, 2) == epoch

@@ -22,11 +22,11 @@ from tests.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,
-    labelled_epoch,
     seeded,
     snapshot,
     tiny_data,
     tiny_denoiser,
+    train,
     triple_epoch,
     without,
 )
@@ -37,12 +37,7 @@ N = len(DATA)
 
 def trained(kind: str = "lightgcn", epochs: int = 3, **changes: Any) -> SelfGuidedDenoiser:
     denoiser = tiny_denoiser(DATA, kind, **{"config": SWITCHING, **changes})
-    layout = triple_epoch if kind == "lightgcn" else labelled_epoch
-    with seeded(23):
-        for epoch in range(epochs):
-            for batch in layout(DATA, epoch):
-                denoiser.before_step(batch)
-                denoiser.step(batch)
+    train(denoiser, kind, epochs)
     return denoiser
 
 

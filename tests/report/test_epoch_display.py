@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import tqdm as tqdm_module
 
-from sgdl_wrap import EpochRecord, Phase, SelfGuidedDenoiser
+from sgdl_wrap import EpochRecord, Phase
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
-from tests.models_zoo import SWITCHING, seeded, tiny_data, tiny_denoiser, triple_epoch
+from tests.models_zoo import SWITCHING, tiny_data, tiny_denoiser, train
 
 DATA = tiny_data()
 FIRST = EpochRecord(
@@ -35,14 +35,6 @@ class Terminal(io.StringIO):
         return True
 
 
-def train(denoiser: SelfGuidedDenoiser, epochs: int = 3) -> None:
-    with seeded(23):
-        for epoch in range(epochs):
-            for batch in triple_epoch(DATA, epoch):
-                denoiser.before_step(batch)
-                denoiser.step(batch)
-
-
 def test_a_line_says_what_is_known_of_an_epoch() -> None:
     assert epoch_line(FIRST) == LINE
     assert epoch_line(LATER) == (
@@ -52,19 +44,19 @@ def test_a_line_says_what_is_known_of_an_epoch() -> None:
 
 
 def test_silent_by_default(capfd: pytest.CaptureFixture[str]) -> None:
-    train(tiny_denoiser(DATA, "lightgcn", config=SWITCHING))
+    train(tiny_denoiser(DATA, "lightgcn", config=SWITCHING), epochs=3)
     assert capfd.readouterr() == ("", "")
 
 
 def test_disabled_there_is_nothing_to_show(capfd: pytest.CaptureFixture[str]) -> None:
-    train(tiny_denoiser(DATA, "lightgcn", enabled=False, progress=True))
+    train(tiny_denoiser(DATA, "lightgcn", enabled=False, progress=True), epochs=3)
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_log_has_a_line_an_epoch(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="sgdl_wrap")
     denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
-    train(denoiser)
+    train(denoiser, epochs=3)
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("epoch ")]
     assert lines == [epoch_line(record) for record in denoiser.history]
     assert {r.name for r in caplog.records} == {"sgdl_wrap"}
@@ -77,7 +69,7 @@ def test_asked_for_a_file_gets_a_line_an_epoch_and_no_bars(
     if not installed:
         monkeypatch.setitem(sys.modules, "tqdm", None)
     denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING, progress=True)
-    train(denoiser)
+    train(denoiser, epochs=3)
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines() == [epoch_line(record) for record in denoiser.history]
@@ -128,8 +120,8 @@ def test_showing_progress_changes_no_parameter(capfd: pytest.CaptureFixture[str]
         tiny_denoiser(DATA, "lightgcn", config=SWITCHING, progress=progress)
         for progress in (False, True)
     )
-    train(quiet)
-    train(shown)
+    train(quiet, epochs=3)
+    train(shown, epochs=3)
     for one, other in zip(quiet.model.parameters(), shown.model.parameters(), strict=True):
         assert one.equal(other)
     assert capfd.readouterr().err

@@ -24,11 +24,9 @@ from tests.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,
-    labelled_epoch,
-    seeded,
     tiny_data,
     tiny_denoiser,
-    triple_epoch,
+    train,
     without,
 )
 
@@ -43,12 +41,7 @@ ESTIMATING = DenoiserConfig(history_length=1, noise_rate_shift=0.9, guidance_int
 
 def trained(kind: str = "lightgcn", epochs: int = 4, **changes: Any) -> SelfGuidedDenoiser:
     denoiser = tiny_denoiser(DATA, kind, **{"config": ESTIMATING, **changes})
-    layout = triple_epoch if kind == "lightgcn" else labelled_epoch
-    with seeded(23):
-        for epoch in range(epochs):
-            for batch in layout(DATA, epoch):
-                denoiser.before_step(batch)
-                denoiser.step(batch)
+    train(denoiser, kind, epochs)
     return denoiser
 
 

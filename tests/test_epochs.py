@@ -1,0 +1,240 @@
+"""When an epoch ends, what its record tells, and the switch."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.mixture  # noqa: F401  (its import may draw from the streams: test_plain_equality)
+import torch
+
+from sgdl_wrap import DenoiserConfig, EpochRecord, Phase, SelfGuidedDenoiser
+from sgdl_wrap.memorization.transition import first_stall
+from tests.models_zoo import (
+    SWITCHING,
+    WATCHING,
+    build,
+    labelled_epoch,
+    seeded,
+    tiny_data,
+    tiny_lightgcn,
+    train,
+    triple_epoch,
+)
+
+DATA = tiny_data()
+N = len(DATA)
+
+
+def test_an_epoch_ends_with_the_last_of_n_observed_samples() -> None:
+    denoiser = build(config=WATCHING)
+    batches = triple_epoch(DATA, 0)
+    for batch in batches[:-1]:
+        denoiser.before_step(batch)
+        denoiser.step(batch)
+    assert denoiser.history == []
+    denoiser.before_step(batches[-1])
+    assert denoiser.history == []
+    denoiser.step(batches[-1])
+    assert [record.epoch for record in denoiser.history] == [1]
+
+
+def test_sampled_negatives_do_not_count_towards_an_epoch() -> None:
+    denoiser = build("neumf", config=WATCHING)
+    batches = labelled_epoch(DATA, 0, batch_size=N // 2)  # 2N samples, N of them observed
+    ends = []
+    for batch in batches:
+        denoiser.before_step(batch)
+        denoiser.step(batch)
+        ends.append(len(denoiser.history))
+    assert ends == [0, 0, 0, 1]
+    assert denoiser.history[0].loss > 0
+
+
+def test_unknown_pairs_do_not_count_towards_an_epoch() -> None:
+    denoiser = build(config=WATCHING)
+    users, items = DATA.tensors()
+    others = (items + 1) % DATA.n_items  # some of them observed, some not
+    known = int((DATA.ids(users, others) >= 0).sum())
+    assert 0 < known < N
+    batch = (users, others, items)
+    denoiser.before_step(batch)
+    denoiser.step(batch)
+    assert denoiser.state_dict()["epoch"]["observed"] == known
+    assert denoiser.history == []
+
+
+def test_repeated_rows_make_an_epoch_as_long_as_the_loader() -> None:
+    users, items = DATA.tensors()
+    doubled = (torch.cat([users, users[:40]]), torch.cat([items, items[:40]]))
+    with pytest.warns(UserWarning, match="^Expected distinct pairs, got 40 repeats among 220"):
+        denoiser = build(interactions=doubled, config=WATCHING)
+    batch = (doubled[0], doubled[1], (doubled[1] + 5) % 30)
+    parts = [tuple(c[start : start + 55] for c in batch) for start in range(0, 220, 55)]
+    for number, part in enumerate(parts):
+        denoiser.before_step(part)
+        denoiser.step(part)
+        assert len(denoiser.history) == (number == 3)
+
+
+def test_from_the_first_end_epoch_on_epochs_end_by_calls_alone() -> None:
+    denoiser = build(config=WATCHING)
+    batches = triple_epoch(DATA, 0)
+    for batch in batches[:2]:
+        denoiser.before_step(batch)
+        denoiser.step(batch)
+    first = denoiser.end_epoch()
+    assert isinstance(first, EpochRecord)
+    assert denoiser.history == [first]
+    train(denoiser, epochs=3)  # three times N samples and no call
+    assert len(denoiser.history) == 1
+    assert denoiser.end_epoch() is denoiser.history[-1]
+    assert [record.epoch for record in denoiser.history] == [1, 2]
+
+
+def test_with_explicit_epochs_the_first_epoch_too_ends_by_a_call_alone() -> None:
+    denoiser = build(config=WATCHING, explicit_epochs=True)
+    train(denoiser, epochs=2)  # twice N samples
+    assert denoiser.history == []
+    denoiser.load_state_dict(build(config=WATCHING).state_dict())  # which was built without
+    train(denoiser, epochs=2)
+    assert denoiser.history == []
+    assert denoiser.end_epoch() is denoiser.history[0]
+
+
+def test_end_epoch_after_an_automatic_end_confirms_it() -> None:
+    denoiser = build(config=WATCHING)
+    for epoch in range(3):
+        train(denoiser, start=epoch)
+        record = denoiser.end_epoch()
+        assert record is not None
+        assert record.epoch == epoch + 1
+        assert len(denoiser.history) == epoch + 1
+
+
+def test_a_record_tells_what_the_epoch_was() -> None:
+    denoiser = build(config=WATCHING)
+    with seeded(23):
+        losses, sizes = [], []
+        for batch in triple_epoch(DATA, 0):
+            denoiser.before_step(batch)
+            losses.append(float(denoiser.step(batch)))
+            sizes.append(len(batch[0]))
+    record = denoiser.history[0]
+    assert record.epoch == 1
+    assert record.phase is Phase.MEMORIZATION
+    assert record.loss == pytest.approx(np.average(losses, weights=sizes), rel=1e-5)
+    assert record.mean_weight == 1.0
+    assert record.memorized_ratio == 0.0  # epochs not yet lived count as 0
+    assert record.noise_rate is not None
+    assert record.clean_ratio == pytest.approx(1 - record.noise_rate)
+    assert denoiser.noise_rate == record.noise_rate
+    assert record.seconds > 0
+    denoiser.history.clear()
+    assert len(denoiser.history) == 1  # a copy was handed out
+
+
+def test_the_history_is_a_table_in_one_line() -> None:
+    pandas = pytest.importorskip("pandas")
+    denoiser = build()
+    train(denoiser, epochs=3)
+    table = pandas.DataFrame(denoiser.history)
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["phase"].tolist() == [record.phase for record in denoiser.history]
+
+
+# ------------------------------------------------------------------ the switch
+
+
+def test_it_switches_when_the_memorized_are_as_many_as_the_clean() -> None:
+    denoiser = build(config=DenoiserConfig(history_length=2))
+    assert denoiser.memorization_point is None
+    train(denoiser, epochs=5)
+    point = denoiser.memorization_point
+    assert point is not None
+    assert denoiser.phase is Phase.SELF_GUIDED
+    for record in denoiser.history:
+        reached = record.clean_ratio is not None and record.memorized_ratio >= record.clean_ratio
+        if record.epoch < point:
+            assert not reached
+            assert record.phase is Phase.MEMORIZATION
+        elif record.epoch == point:
+            assert reached
+            assert record.phase is Phase.MEMORIZATION
+        else:
+            assert record.phase is Phase.SELF_GUIDED
+            assert record.mean_weight == pytest.approx(1)
+            assert record.noise_rate == denoiser.noise_rate  # frozen
+    memorized = denoiser.state_dict()["self_guided"]["memorized"]  # by now: it is a ranking loss
+    assert len(memorized) / N == pytest.approx(denoiser.history[-1].memorized_ratio)
+
+
+def test_the_memorized_are_frozen_at_the_switch_where_asked_for() -> None:
+    denoiser = build(config=SWITCHING.but(memorized_data="switch"))
+    train(denoiser)
+    before = denoiser.state_dict()["self_guided"]["memorized"].clone()
+    train(denoiser, epochs=3, start=1)
+    assert torch.equal(denoiser.state_dict()["self_guided"]["memorized"], before)
+    ratios = {record.memorized_ratio for record in denoiser.history}
+    assert len(ratios) > 1  # while the records go on watching
+
+
+@pytest.mark.parametrize(("shift", "point"), [(-0.05, None), (0.35, 1)])
+def test_the_noise_rate_shift_moves_the_switch(shift: float, point: int | None) -> None:
+    config = DenoiserConfig(history_length=1, noise_rate=0.02, noise_rate_shift=shift)
+    denoiser = build(config=config)
+    train(denoiser, epochs=3)
+    assert denoiser.memorization_point == point
+    assert denoiser.history[0].clean_ratio == pytest.approx(min(1.0, 0.98 - shift))
+    assert denoiser.noise_rate == 0.02
+
+# ------------------------------------------------------------------ a switch that never comes
+
+NEVER = DenoiserConfig(history_length=1, noise_rate=0.0)  # not all are ever memorized
+
+
+def standing_still(config: DenoiserConfig) -> SelfGuidedDenoiser:
+    """A denoiser whose model learns nothing."""
+    model = tiny_lightgcn(DATA)
+    return build(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0), config=config)
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert {record.name for record in caplog.records} <= {"sgdl_wrap"}
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_a_switch_that_comes_no_nearer_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    denoiser = standing_still(NEVER)
+    train(denoiser, epochs=19)
+    assert warned(caplog) == []  # ten epochs are compared with the ten before
+    train(denoiser, epochs=6, start=19)
+    (said,) = warned(caplog)
+    gaps = [record.clean_ratio - record.memorized_ratio for record in denoiser.history]
+    epoch = first_stall(gaps, 10)
+    last = denoiser.history[epoch - 1]
+    assert said == (
+        f"Phase I may never end: after epoch {epoch} the memorized ratio is "
+        f"{last.memorized_ratio:.3f} and the clean ratio 1.000, no nearer than 10 epochs before. "
+        'Read "The switch does not come" in docs/settings.md, or set switch_timeout.'
+    )
+    again = standing_still(NEVER)
+    again.load_state_dict(denoiser.state_dict())
+    train(again, epochs=3, start=25)
+    assert warned(caplog) == [said]
+
+
+@pytest.mark.parametrize("changes", [{"audit_only": True}, {"switch_timeout": 50}], ids=str)
+def test_nothing_is_said_where_no_switch_is_waited_for_in_vain(
+    changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    train(standing_still(NEVER.but(**changes)), epochs=25)
+    assert warned(caplog) == []
+
+
+def test_the_section_that_is_named_is_there() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+    assert "\n## The switch does not come\n" in page.read_text(encoding="utf-8")
