@@ -25,11 +25,11 @@ from tests.models_zoo import (
     triple_epoch,
     without,
 )
+from tests.scenes import PHASES
 
 DATA = tiny_data()
 BATCHES = [batch for epoch in range(4) for batch in triple_epoch(DATA, epoch)]
 PER_EPOCH = len(BATCHES) // 4
-PHASES = pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.value)
 
 
 class SteepAtZero(torch.autograd.Function):
