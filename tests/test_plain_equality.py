@@ -31,6 +31,7 @@ from tests.models_zoo import (
     tiny_data,
     tiny_lightgcn,
     tiny_neumf,
+    weights_of_one,
     without,
 )
 
@@ -183,17 +184,12 @@ def test_other_settings_of_the_watching_change_nothing(name: str, ranking: str) 
     assert_identical(train_denoised(name, config=config)[1], train_plainly(name))
 
 
-def _ones(self: WeightingFunction, features: Tensor) -> Tensor:
-    hidden = torch.relu(self.hidden(features))
-    return 1.0 + 0.0 * self.output(hidden).squeeze(-1)  # one, with a graph to ψ
-
-
 @MODELS
 @pytest.mark.parametrize("normalization", ["none", "mean"])
 def test_phase_two_with_weights_of_one_is_the_plain_loop(
     name: str, normalization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WeightingFunction, "forward", _ones)
+    monkeypatch.setattr(WeightingFunction, "forward", weights_of_one)
     plain = train_plainly(name, switched_after=1)
     denoiser, denoised = train_denoised(
         name, config=SWITCHING.but(weight_normalization=normalization)
@@ -250,7 +246,7 @@ class _ForeignNoise(nn.Module):
 def test_a_loss_that_draws_from_numpy_and_random_finds_its_streams_untouched(
     config: DenoiserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WeightingFunction, "forward", _ones)
+    monkeypatch.setattr(WeightingFunction, "forward", weights_of_one)
     data = tiny_data()
     outcomes = []
     for denoise in (False, True):

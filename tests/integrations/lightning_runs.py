@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -16,6 +17,14 @@ from sgdl_wrap.integrations.lightning import SelfGuidedCallback
 from tests.models_zoo import seeded
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
 
+MARKS = [
+    # Lightning asks torch's tree specs by a name that torch has retired
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
+    # it advises loaders with workers, and validation loaders, which these runs do without
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to"),
+]
 BATCHES = len(in_lists(0))
 SOON = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2, meta_lr=0.05)
 

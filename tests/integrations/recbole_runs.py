@@ -1,4 +1,5 @@
-"""A small generated data set in RecBole's format, and runs of its models on it."""
+"""A small generated data set in RecBole's format, and runs of its models on it; used by
+test_recbole*.py."""
 
 from __future__ import annotations
 
@@ -6,11 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.model.general_recommender import BPR
 from recbole.trainer import Trainer
 from recbole.utils import get_model, get_trainer, init_seed
 
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap.integrations.recbole import denoise
+from tests.models_zoo import snapshot, stream_states, without
+
+MARKS = [
+    pytest.mark.filterwarnings("ignore:A value is trying to be set on a copy:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.cuda.amp.GradScaler:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning"),
+]
 USERS, ITEMS, PAIRS = 30, 40, 360
 SMALL: dict[str, Any] = {
     "embedding_size": 8, "mf_embedding_size": 8, "mlp_embedding_size": 8,
@@ -64,3 +78,29 @@ class _Silent:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **options: None
+
+
+class Own(BPR):
+    """A user's own model: BPR with something more than the mean."""
+
+    def calculate_loss(self, interaction: Any) -> Any:
+        return self.more(super().calculate_loss(interaction), interaction)
+
+
+def outcome(trainer: Any, train_data: Any) -> Any:
+    """All that a run leaves: parameters, optimizer, losses, scores, random streams."""
+    return (
+        without(snapshot(trainer.model, trainer.optimizer), "storages"),
+        trainer.train_loss_dict, trainer.best_valid_score, trainer.best_valid_result,
+        stream_states(), train_data.generator.get_state(),
+    )  # fmt: skip
+
+
+def run(
+    home: Path, name: Any, config: DenoiserConfig | None = None, **settings: Any
+) -> tuple[SelfGuidedDenoiser | None, Any]:
+    """Fits a model, denoised if a config is given."""
+    trainer, train_data, valid_data = set_up(home, name, **settings)
+    denoiser = None if config is None else denoise(trainer, train_data, config=config)
+    trainer.fit(train_data, valid_data, verbose=False)
+    return denoiser, outcome(trainer, train_data)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from sgdl_wrap import (
     DenoiserConfig,
@@ -27,7 +26,7 @@ from sgdl_wrap import (
 )
 from sgdl_wrap.self_guided.weighting import WeightingFunction
 from tests.distributed.test_following import assert_follow
-from tests.models_zoo import assert_identical, seeded, without
+from tests.models_zoo import assert_identical, seeded, weights_of_one, without
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 pytest.importorskip("accelerate")
@@ -65,14 +64,9 @@ def test_phase_one_is_the_plain_loop_bit_for_bit(feature: str) -> None:
     assert_identical(run.outcome(), plain)
 
 
-def _ones(self: WeightingFunction, features: Tensor) -> Tensor:
-    hidden = torch.relu(self.hidden(features))
-    return 1.0 + 0.0 * self.output(hidden).squeeze(-1)  # one, with a graph to ψ
-
-
 @EACH
 def test_weights_of_one_change_nothing(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WeightingFunction, "forward", _ones)
+    monkeypatch.setattr(WeightingFunction, "forward", weights_of_one)
     plain = trained(None, **FEATURES[feature]).outcome()
     run = trained(SOON, **FEATURES[feature])
     assert run.denoiser.memorization_point == 1
@@ -410,26 +404,4 @@ def test_on_two_processes_a_model_that_was_not_prepared_is_refused(folder: Path)
     said = (folder / "refused-1.txt").read_text()
     assert said.startswith(
         "Expected the model in DistributedDataParallel, as 2 processes train it, got Factors."
-    )
-
-
-# ------------------------------------------------------------------ imports
-
-
-def test_the_library_does_not_import_accelerate_unless_asked() -> None:
-    code = "import sgdl_wrap, sys; assert 'accelerate' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_without_accelerate_the_extra_is_named() -> None:
-    code = (
-        "import sys; sys.modules['accelerate'] = None\n"
-        "try: import sgdl_wrap.integrations.accelerate\n"
-        "except ImportError as error: print(error)"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
-    )
-    assert ran.stdout == (
-        "Expected Accelerate, got none installed. Run `pip install sgdl-wrap[accelerate]`.\n"
     )

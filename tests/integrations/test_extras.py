@@ -7,18 +7,27 @@ import sys
 
 import pytest
 
+FRAMEWORKS = {"accelerate": "Accelerate", "lightning": "Lightning", "recbole": "RecBole"}
 
-def test_a_missing_recbole_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("sgdl_wrap.integrations.recbole")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name.split(".")[0] == "recbole"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "recbole", None)
-    with pytest.raises(ImportError, match=r"Run `pip install sgdl-wrap\[recbole\]`\.$"):
-        import sgdl_wrap.integrations.recbole  # noqa: F401
+
+def printed(code: str) -> str:
+    """By a process of its own, in which nothing is imported yet."""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def test_the_library_imports_no_framework() -> None:
-    code = "import sys, sgdl_wrap, sgdl_wrap.integrations; print('recbole' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert ran.stdout.strip() == "False", ran.stderr
+    code = "import sys, sgdl_wrap, sgdl_wrap.integrations; print(*sys.modules)"
+    assert set(printed(code).split()) & set(FRAMEWORKS) == set()
+
+
+@pytest.mark.parametrize(("extra", "name"), FRAMEWORKS.items())
+def test_a_framework_that_is_missing_is_named_with_its_extra(extra: str, name: str) -> None:
+    said = printed(
+        f"import sys; sys.modules['{extra}'] = None; sys.modules['{extra}.pytorch'] = None\n"
+        f"try: import sgdl_wrap.integrations.{extra}\n"
+        "except ImportError as error: print(error)"
+    )
+    assert said.startswith(f"Expected {name}, got ")
+    assert said.endswith(f". Run `pip install sgdl-wrap[{extra}]`.\n")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,19 @@ from torch.nn import functional as F
 
 from sgdl_wrap import (
     DenoiserConfig,
-    DenoiserError,
-    LossError,
     NonFiniteError,
     OrderError,
     Phase,
     SelfGuidedDenoiser,
     StateError,
-    UnsupportedModelError,
 )
 from sgdl_wrap.self_guided.weighting import WeightingFunction
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,
-    seeded,
     snapshot,
-    stream_states,
+    weights_of_one,
     without,
 )
 
@@ -42,62 +37,17 @@ pytest.importorskip("recbole")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of RecBole's own imports
     from recbole.data.interaction import Interaction
-    from recbole.model.general_recommender import BPR, LightGCN
-    from recbole.model.loss import BPRLoss
+    from recbole.model.general_recommender import LightGCN
     from recbole.trainer import Trainer
 
     from sgdl_wrap.integrations.recbole import denoise, is_denoised, undo
     from sgdl_wrap.integrations.recbole_losses import RecBoleLosses
-    from tests.integrations.recbole_runs import set_up, write_data
+    from tests.integrations.recbole_runs import MARKS, Own, outcome, run, set_up
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:A value is trying to be set on a copy:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.cuda.amp.GradScaler:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:torch.sparse.SparseTensor:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning"),
-]
+pytestmark = MARKS
 
 NAMED = ["BPR", "LightGCN", "NeuMF", "NGCF"]
 PASSING = [*NAMED, "DGCF", "DMF", "NNCF", "SpectralCF", "FISM", "NAIS"]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with data, where RecBole may write, and nothing of the process is left changed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["test"])  # RecBole reads settings from it
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for name in ("benchmark", "deterministic"):
-        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
-    write_data(tmp_path)
-    with seeded(0):
-        yield tmp_path
-
-
-def outcome(trainer: Any, train_data: Any) -> Any:
-    """All that a run leaves: parameters, optimizer, losses, scores, random streams."""
-    return (
-        without(snapshot(trainer.model, trainer.optimizer), "storages"),
-        trainer.train_loss_dict, trainer.best_valid_score, trainer.best_valid_result,
-        stream_states(), train_data.generator.get_state(),
-    )  # fmt: skip
-
-
-def run(
-    home: Path, name: Any, config: DenoiserConfig | None = None, **settings: Any
-) -> tuple[SelfGuidedDenoiser | None, Any]:
-    """Fits a model, denoised if a config is given."""
-    trainer, train_data, valid_data = set_up(home, name, **settings)
-    denoiser = None if config is None else denoise(trainer, train_data, config=config)
-    trainer.fit(train_data, valid_data, verbose=False)
-    return denoiser, outcome(trainer, train_data)
-
-
-def _ones(self: WeightingFunction, features: Tensor) -> Tensor:
-    hidden = torch.relu(self.hidden(features))
-    return 1.0 + 0.0 * self.output(hidden).squeeze(-1)  # one, with a graph to ψ
-
 
 # ------------------------------------------------------------------ what changes nothing
 
@@ -137,7 +87,7 @@ def test_phase_two_with_weights_of_one_changes_nothing(
     home: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit with BPRLoss; torch's own means divide elsewhere, and DGCF adds three terms."""
-    monkeypatch.setattr(WeightingFunction, "forward", _ones)
+    monkeypatch.setattr(WeightingFunction, "forward", weights_of_one)
     settings: Any = {"learner": "sgd", "learning_rate": 0.5}
     denoiser, denoised = run(home, name, SWITCHING, **settings)
     assert denoiser is not None
@@ -284,7 +234,7 @@ def test_weights_are_learned_as_in_a_loop_written_by_hand(home: Path, name: str)
 def test_the_penalty_is_not_weighted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights of zero, the penalty alone trains."""
     monkeypatch.setattr(
-        WeightingFunction, "forward", lambda self, x: 0.0 * _ones(self, x) + 1e-30
+        WeightingFunction, "forward", lambda self, x: 0.0 * weights_of_one(self, x) + 1e-30
     )
     trainer, train_data, _ = set_up(home, "LightGCN", epochs=2)
     denoiser = denoise(trainer, train_data, config=SWITCHING.but(weight_normalization="none"))
@@ -303,162 +253,6 @@ def test_the_penalty_is_not_weighted(home: Path, monkeypatch: pytest.MonkeyPatch
     assert len(rests) == len(train_data)
     for loss, expected in rests:
         torch.testing.assert_close(loss, expected)
-
-
-# ------------------------------------------------------------------ what is refused
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("SGL", r"^Expected a model whose losses are averaged by a module \(RecBole's BPRLoss, or "
-                r"one of torch\.nn\), got SGL, which reduces them inline, so that no loss of a "
-                r"single sample is to be seen\. Choose another model"),
-        ("SimpleX", "got SimpleX, which reduces them inline"),
-        ("ConvNCF", "got ConvNCF, which reduces them inline"),
-        ("LINE", "got LINE, which reduces them inline"),
-        ("NCEPLRec", "got NCEPLRec, which reduces them inline"),
-        ("GCMC", r"^Expected one loss for each of the 100 samples of a batch, got \(200,\) from "
-                 "GCMC"),
-        ("NCL", "^Expected RecBole's own Trainer._train_epoch, got NCL with that of NCLTrainer"),
-        ("RecVAE", "got RecVAE with that of RecVAETrainer"),
-        ("Pop", r"^Expected a general recommender, which gradients train and which scores a user "
-                r"and an item, got Pop \(traditional\)"),
-    ],
-)  # fmt: skip
-def test_models_whose_losses_cannot_be_told_apart_are_refused_by_name(
-    home: Path, name: str, message: str
-) -> None:
-    trainer, train_data, _ = set_up(home, name)
-    before = snapshot(trainer.model, trainer.optimizer), stream_states(), set(vars(trainer))
-    with pytest.raises((UnsupportedModelError, LossError), match=message):
-        denoise(trainer, train_data)
-    after = snapshot(trainer.model, trainer.optimizer), stream_states(), set(vars(trainer))
-    assert_identical(after, before)
-    assert not any(m._forward_hooks for m in trainer.model.modules())
-
-
-@pytest.mark.parametrize("name", ["MultiVAE", "CDAE", "ENMF"])
-def test_models_of_whole_user_rows_are_refused_by_name(home: Path, name: str) -> None:
-    trainer, train_data, _ = set_up(home, name, train_neg_sample_args=None)
-    with pytest.raises(UnsupportedModelError, match=f"TrainDataLoader.*got {name} with a UserData"):
-        denoise(trainer, train_data)
-
-
-class _Own(BPR):
-    """A user's own model: BPR with something more than the mean."""
-
-    def calculate_loss(self, interaction: Any) -> Any:
-        return self.more(super().calculate_loss(interaction), interaction)
-
-
-class Halved(_Own):
-    def more(self, mean: Tensor, _: Any) -> Tensor:
-        return 0.5 * mean
-
-
-class Squared(_Own):
-    def more(self, mean: Tensor, _: Any) -> Tensor:
-        return mean + mean**2
-
-
-class Ignored(_Own):
-    def more(self, mean: Tensor, _: Any) -> Tensor:
-        return self.user_embedding.weight.sum()
-
-
-class Detached(_Own):
-    def more(self, mean: Tensor, _: Any) -> Tensor:
-        return mean.detach() + 0 * self.user_embedding.weight.sum() + 0 * mean
-
-
-class Doubled(_Own):
-    def more(self, mean: Tensor, _: Any) -> Tensor:
-        return mean + mean.detach()
-
-
-class InTerms(_Own):
-    def more(self, mean: Tensor, _: Any) -> Any:
-        return mean, mean
-
-
-class Twice(_Own):
-    def more(self, mean: Tensor, interaction: Any) -> Tensor:
-        return mean + BPR.calculate_loss(self, interaction)
-
-
-class OtherMean(BPR):
-    """A loss module with the name but not the mean of BPRLoss."""
-
-    class Loss(BPRLoss):
-        def forward(self, pos_score: Tensor, neg_score: Tensor) -> Tensor:
-            return 3 * super().forward(pos_score, neg_score)
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.loss = OtherMean.Loss()
-
-
-class Penalised(_Own):
-    """What is fine: the mean, plus terms of the parameters and a random draw."""
-
-    def more(self, mean: Tensor, _: Any) -> Tensor:
-        noise = torch.rand(()) + random.random() + float(np.random.rand())  # noqa: NPY002
-        return mean + 0.01 * self.user_embedding.weight.tanh().square().sum() * noise
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (Halved, "got Halved, where that mean counts 0.5 times"),
-        (Squared, "got Squared, where that mean counts"),
-        (Ignored, "got Ignored, where that mean counts 0 times"),
-        (Detached, "got Detached, where that mean counts 0 times"),
-        (Doubled, r"got Doubled, where that mean counts 1 times and 0\.69 is unexplained"),
-        (InTerms, "^Expected calculate_loss to return one number, got 2 terms from InTerms"),
-        (Twice, "^Expected calculate_loss to call one loss module once, got 2 calls from Twice"),
-        (OtherMean, "^Expected the loss module to return the mean of its samples' losses, got"),
-    ],
-)
-def test_a_model_of_ones_own_is_tried_before_it_is_trusted(
-    home: Path, model: Any, message: str
-) -> None:
-    trainer, train_data, _ = set_up(home, model.__name__, model_class=model)
-    before = snapshot(trainer.model, trainer.optimizer), stream_states()
-    with pytest.raises((UnsupportedModelError, LossError), match=message):
-        denoise(trainer, train_data)
-    assert_identical((snapshot(trainer.model, trainer.optimizer), stream_states()), before)
-    assert not is_denoised(trainer)
-
-
-def test_a_model_of_ones_own_with_a_penalty_trains(home: Path) -> None:
-    _, denoised = run(home, "Penalised", WATCHING, model_class=Penalised)
-    assert_identical(denoised, run(home, "Penalised", model_class=Penalised)[1])
-    denoiser, _ = run(home, "Penalised", SWITCHING, model_class=Penalised)
-    assert denoiser is not None
-    assert denoiser.phase is Phase.SELF_GUIDED
-
-
-def test_other_trainers_and_second_calls_are_refused(home: Path) -> None:
-    trainer, train_data, _ = set_up(home, "BPR")
-    with pytest.raises(DenoiserError, match=r"^Expected a RecBole Trainer, got BPR\. Pass trainer"):
-        denoise(trainer.model, train_data)
-    with pytest.raises(OrderError, match=r"^Expected a denoised trainer, got a plain one"):
-        undo(trainer)
-    denoise(trainer, train_data)
-    with pytest.raises(OrderError, match=r"^Expected a plain trainer, got one that is denoised"):
-        denoise(trainer, train_data)
-    with pytest.raises(DenoiserError, match=r"^Expected an epoch of the model's own loss, got ano"):
-        trainer._train_epoch(train_data, 0, loss_func=trainer.model.calculate_loss)
-
-    undo(trainer)
-    trainer.config["single_spec"] = False
-    with pytest.raises(UnsupportedModelError, match=r"^Expected one process, got BPR on several"):
-        denoise(trainer, train_data)
-    trainer.config["single_spec"] = True
-    trainer.model.calculate_loss = lambda interaction: torch.zeros(())
-    with pytest.raises(UnsupportedModelError, match=r"^Expected calculate_loss as a method of BPR"):
-        denoise(trainer, train_data)
 
 
 # ------------------------------------------------------------------ scores, labels, NaN
@@ -516,7 +310,7 @@ def test_labels_of_the_data_say_what_is_observed(home: Path) -> None:
     assert torch.equal(denoiser._steps._read_pairs(batch).observed, batch["label"] > 0)
 
 
-class Spoiled(_Own):
+class Spoiled(Own):
     """NaN while the second batch is trained on."""
 
     batches = 0  # counted as each begins and as it ends
