@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from sgdl_wrap.errors import NonFiniteError
 
@@ -57,6 +58,31 @@ def check_finite(parts: Mapping[str, Iterable[Tensor | None]], where: str, remed
             raise NonFiniteError(
                 f"Expected finite {name}, got {bad} NaN or Inf among {size} in {where}. {remedy}"
             )
+
+
+def check_gradients(
+    optimizers: Sequence[Optimizer],
+    where: str,
+    remedy: str,
+    causes: Mapping[str, Iterable[Tensor | None]] | None = None,
+) -> None:
+    """Refuses NaN and Inf in the gradients that optimizers would take, and drops them then.
+
+    Args:
+        where, remedy: as of :func:`check_finite`.
+        causes: what is looked at with them, and named first.
+
+    Raises:
+        NonFiniteError: as :func:`check_finite`; the optimizers hold no gradients after.
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    gradients = [p.grad for group in groups for p in group["params"]]
+    try:
+        check_finite({**(causes or {}), "gradients of the model": gradients}, where, remedy)
+    except NonFiniteError:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        raise
 
 
 def _count(tensor: Tensor) -> int:

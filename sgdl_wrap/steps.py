@@ -22,7 +22,7 @@ from sgdl_wrap.distributed.layout import check_own_pairs
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.epochs import Epochs
 from sgdl_wrap.errors import NonFiniteError, OrderError
-from sgdl_wrap.finite import check_finite
+from sgdl_wrap.finite import check_finite, check_gradients
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
@@ -137,7 +137,8 @@ class Steps:
                         optimizer.zero_grad()
                     objective.backward()  # type: ignore[no-untyped-call]
                 if record is not None:
-                    self._check_finite(record, gradients_too=True)
+                    weights = {"weights by ψ": [record.weights]}
+                    check_gradients(self._optimizers, record.where, _GRADIENT_REMEDY, weights)
             except NonFiniteError as error:
                 self._leave_out(error)
                 return torch.full((), torch.nan, device=self._user.device)
@@ -154,7 +155,8 @@ class Steps:
             try:
                 objective, record = self._objective(batch)
                 if record is not None and record.weights is not None:
-                    self._check_finite(record, gradients_too=False)
+                    weights = {"weights by ψ": [record.weights]}
+                    check_finite(weights, record.where, _GRADIENT_REMEDY)
             except NonFiniteError as error:
                 self._leave_out(error)
                 return torch.zeros((), device=self._user.device, requires_grad=True)
@@ -225,24 +227,6 @@ class Steps:
         self.pending = None
         self._epochs.running.skipped += 1
         logger.warning("Batch left out. %s", error)
-
-    def _check_finite(self, record: StepRecord, *, gradients_too: bool) -> None:
-        """Looks at the weights and at the gradients, which are dropped if they are not finite.
-
-        Raises:
-            NonFiniteError: NaN or Inf in them.
-        """
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        gradients = [p.grad for group in groups for p in group["params"]] if gradients_too else []
-        try:
-            check_finite(
-                {"weights by ψ": [record.weights], "gradients of the model": gradients},
-                record.where, _GRADIENT_REMEDY,
-            )
-        except NonFiniteError:
-            for optimizer in self._optimizers:
-                optimizer.zero_grad()
-            raise
 
     def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead:
         """What is tried at the first batch, and again when the model has changed."""

@@ -204,6 +204,25 @@ def test_weights_that_are_not_finite_are_named(call: str) -> None:
     assert_identical(scene.parameters(), before)
 
 
+@pytest.mark.parametrize("mode", ["raise", "skip"])
+def test_weights_that_are_not_finite_leave_gradients_that_were_accumulated(mode: Any) -> None:
+    scene = Scene(Phase.SELF_GUIDED, guidance_interval=100, on_nonfinite=mode)
+    scene.optimizer.zero_grad()
+    first, second = BATCHES[scene.place : scene.place + 2]
+    scene.denoiser.before_step(first)
+    scene.denoiser.weighted_loss(first).backward()
+    gradients = snapshot(scene.model)["gradients"]
+    scene.spoil_psi()
+    scene.denoiser.before_step(second)
+    if mode == "raise":
+        with pytest.raises(NonFiniteError, match=r"^Expected finite weights by ψ"):
+            scene.denoiser.weighted_loss(second)
+    else:
+        assert scene.denoiser.weighted_loss(second).item() == 0
+    assert all(gradient is not None for gradient in gradients.values())
+    assert_identical(snapshot(scene.model)["gradients"], gradients)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_batch_is_left_out_for_its_penalty_too(value: float) -> None:
     scene = Scene(Phase.MEMORIZATION, on_nonfinite="skip")

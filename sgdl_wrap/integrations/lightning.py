@@ -27,11 +27,10 @@ from sgdl_wrap.errors import (
     DenoiserError,
     DenoiserWarning,
     LossError,
-    NonFiniteError,
     OrderError,
     UnsupportedModelError,
 )
-from sgdl_wrap.finite import check_finite
+from sgdl_wrap.finite import check_gradients
 from sgdl_wrap.integrations.replay import Replay
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.self_guided.lookahead import LossFn
@@ -212,12 +211,7 @@ class SelfGuidedCallback(Callback):
         """Looks at the gradients before a parameter changes; Lightning clips them after this."""
         if self.denoiser is None or not self.denoiser.enabled:
             return
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        try:
-            check_finite({"gradients of the model": gradients}, self._where, _GRADIENT_REMEDY)
-        except NonFiniteError:
-            optimizer.zero_grad()
-            raise
+        check_gradients([optimizer], self._where, _GRADIENT_REMEDY)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
