@@ -24,20 +24,9 @@ def read_folder(path: str | Path) -> InteractionData:
     """
     folder = Path(path)
     splits = {split: _read_file(folder / f"{split}.tsv") for split in ("train", "valid", "test")}
-    return InteractionData(
-        name=folder.resolve().name,
-        n_users=1 + max(int(users.max()) for users, _, _ in splits.values()),
-        n_items=1 + max(int(items.max()) for _, items, _ in splits.values()),
-        train_users=splits["train"][0],
-        train_items=splits["train"][1],
-        train_clean=splits["train"][2],
-        valid_users=splits["valid"][0],
-        valid_items=splits["valid"][1],
-        valid_clean=splits["valid"][2],
-        test_users=splits["test"][0],
-        test_items=splits["test"][1],
-        test_clean=splits["test"][2],
-    )
+    n_users = 1 + max(int(users.max()) for users, _, _ in splits.values())
+    n_items = 1 + max(int(items.max()) for _, items, _ in splits.values())
+    return InteractionData.of(folder.resolve().name, n_users, n_items, splits)
 
 
 def _read_file(path: Path) -> tuple[Ids, Ids, Flags | None]:

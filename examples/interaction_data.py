@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,22 @@ class InteractionData:
     train_clean: Flags | None = None
     valid_clean: Flags | None = None
     test_clean: Flags | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        n_users: int,
+        n_items: int,
+        splits: Mapping[str, tuple[Ids, Ids, Flags | None]],
+    ) -> InteractionData:
+        """From (users, items, flags) of "train", "valid" and "test"."""
+        columns: dict[str, Any] = {
+            f"{split}_{column}": values
+            for split, parts in splits.items()
+            for column, values in zip(("users", "items", "clean"), parts, strict=True)
+        }
+        return cls(name, n_users, n_items, **columns)
 
     @property
     def train_noise_rate(self) -> float | None:

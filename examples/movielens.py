@@ -107,24 +107,14 @@ def split_ratings(
     counts = np.bincount(kept_users)
     starts = np.cumsum(counts) - counts
     share = (np.arange(len(order)) - starts[kept_users[order]]) / counts[kept_users[order]]
-    train = order[share < 0.8]
-    valid = order[(share >= 0.8) & (share < 0.9)]
     test = order[share >= 0.9]
-    test = test[clean[test]]
-    return InteractionData(
-        name="ml-100k",
-        n_users=len(counts),
-        n_items=int(items.max()) + 1,
-        train_users=kept_users[train],
-        train_items=kept_items[train],
-        train_clean=clean[train],
-        valid_users=kept_users[valid],
-        valid_items=kept_items[valid],
-        valid_clean=clean[valid],
-        test_users=kept_users[test],
-        test_items=kept_items[test],
-        test_clean=clean[test],
-    )
+    rows = {
+        "train": order[share < 0.8],
+        "valid": order[(share >= 0.8) & (share < 0.9)],
+        "test": test[clean[test]],
+    }
+    splits = {split: (kept_users[i], kept_items[i], clean[i]) for split, i in rows.items()}
+    return InteractionData.of("ml-100k", len(counts), int(items.max()) + 1, splits)
 
 
 def _download(url: str, archive: Path) -> None:

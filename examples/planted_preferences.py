@@ -69,20 +69,7 @@ def generate(
             np.concatenate([part_items, noise_items])[order],
             (np.arange(len(order)) < len(part_users))[order],
         )
-    return InteractionData(
-        name="generated",
-        n_users=n_users,
-        n_items=n_items,
-        train_users=parts["train"][0],
-        train_items=parts["train"][1],
-        train_clean=parts["train"][2],
-        valid_users=parts["valid"][0],
-        valid_items=parts["valid"][1],
-        valid_clean=parts["valid"][2],
-        test_users=parts["test"][0],
-        test_items=parts["test"][1],
-        test_clean=parts["test"][2],
-    )
+    return InteractionData.of("generated", n_users, n_items, parts)
 
 
 def _preference(

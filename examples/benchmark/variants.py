@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,18 +70,22 @@ def memorizing(workload: Workload) -> SelfGuidedDenoiser:
 
     From that epoch's end on, epochs end by calls alone, and no step that is timed ends one.
     """
+    denoiser = _wrapped(workload, example_batch=workload.batches[0])
+    watch_epoch(denoiser, workload)
+    denoiser.end_epoch()
+    return denoiser
+
+
+def _wrapped(workload: Workload, **options: Any) -> SelfGuidedDenoiser:
     model, optimizer = workload.start()
-    denoiser = SelfGuidedDenoiser(
+    return SelfGuidedDenoiser(
         model,
         optimizer,
         workload.loss_fn,
         interactions=(workload.users, workload.items),
         n_items=workload.n_items,
-        example_batch=workload.batches[0],
+        **options,
     )
-    watch_epoch(denoiser, workload)
-    denoiser.end_epoch()
-    return denoiser
 
 
 def watch_epoch(denoiser: SelfGuidedDenoiser, workload: Workload) -> None:
@@ -97,16 +102,9 @@ def self_guided(workload: Workload, config: DenoiserConfig) -> SelfGuidedDenoise
     The switch comes at the end of the first epoch, as one epoch of history and a noise rate of .9
     ask for a tenth of the interactions only; which are memorized is planted.
     """
-    model, optimizer = workload.start()
     scores = PlantedScores(workload)
-    denoiser = SelfGuidedDenoiser(
-        model,
-        optimizer,
-        workload.loss_fn,
-        interactions=(workload.users, workload.items),
-        n_items=workload.n_items,
-        score_fn=scores,
-        config=config.but(noise_rate=0.9, history_length=1),
+    denoiser = _wrapped(
+        workload, score_fn=scores, config=config.but(noise_rate=0.9, history_length=1)
     )
     batch = workload.batches[0]
     denoiser.before_step(batch)

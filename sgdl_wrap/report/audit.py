@@ -108,7 +108,7 @@ class Audit:
         parquet.write_table(pyarrow.table(columns), path)
 
 
-def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit:
+def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> Audit:
     """What Phase I has watched and Phase II, if it has begun, has learned.
 
     Raises:
@@ -124,7 +124,7 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
     ids = np.arange(len(interactions))
     rows = np.empty(len(ids), dtype=FIELDS)
     rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
-    rows["weight"] = _weights(tracker, guided, ids)
+    rows["weight"] = _weights(tracker, self_guided, ids)
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
@@ -139,24 +139,25 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
         scaled = scaled_losses(known, rows["user"], config.loss_normalization)
         rows["noise_posterior"] = noise_posterior(scaled, tracker.mixture)
     rows["memorized"] = False
-    rows["memorized"][tracker.memorized_ids() if guided is None else guided.memorized] = True
+    memorized = tracker.memorized_ids() if self_guided is None else self_guided.memorized
+    rows["memorized"][memorized] = True
     return Audit(rows[np.argsort(-suspicion, kind="stable")])  # NaN sorts last
 
 
 def _weights(
-    tracker: MemorizationTracker, guided: SelfGuidedPhase | None, ids: np.ndarray
+    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray
 ) -> np.ndarray:
     """g(·; ψ) of each interaction at the loss last seen, (N,); NaN where none was."""
-    if guided is None:
+    if self_guided is None:
         return np.ones(len(ids))
-    if guided.learner is None:
-        return guided.is_memorized(ids).astype(np.float64)
-    g, found = guided.learner.weighting, np.empty(len(ids))
+    if self_guided.learner is None:
+        return self_guided.is_memorized(ids).astype(np.float64)
+    g, found = self_guided.learner.weighting, np.empty(len(ids))
     kind = g.output.weight
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
         losses = torch.from_numpy(tracker.losses[some])
-        features = tracker.features(ids[some], losses, guided.config.weight_inputs)
+        features = tracker.features(ids[some], losses, self_guided.config.weight_inputs)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()
     return found

@@ -135,11 +135,11 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     memorization rate, there is a curve each for 0, 1/2 and 1.
     """
     axes.set_title("Weighting function")
-    guided = denoiser._epochs.self_guided
-    if guided is None:
+    self_guided = denoiser._epochs.self_guided
+    if self_guided is None:
         _say(axes, _BEFORE)
         return
-    if guided.learner is None:
+    if self_guided.learner is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
     losses = denoiser._epochs.tracker.losses
@@ -155,7 +155,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     behind.spines["right"].set(visible=True, color="#777777")
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
-    names, g = guided.config.weight_inputs, guided.learner.weighting
+    names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
     x = torch.linspace(float(low), float(high), 200).to(g.output.weight)
     reads = "memorization_rate" in names
     curves = [(0.0, NOISY, "--"), (0.5, THIRD, "-."), (1.0, CLEAN, "-")]
@@ -202,13 +202,13 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     In units of what it would be were all alike; shown of an evenly drawn part of them.
     """
     axes.set_title("Scheduler")
-    guided = denoiser._epochs.self_guided
-    if guided is None or guided.learner is None:
-        _say(axes, _BEFORE if guided is None else "none: nothing is learned")
+    self_guided = denoiser._epochs.self_guided
+    if self_guided is None or self_guided.learner is None:
+        _say(axes, _BEFORE if self_guided is None else "none: nothing is learned")
         return
-    ids, probabilities = guided.learner.selector.probabilities()
+    ids, probabilities = self_guided.learner.selector.probabilities()
     if len(ids) == 0:
-        none = guided.config.denoising_scheduler == "none"
+        none = self_guided.config.denoising_scheduler == "none"
         _say(axes, "none: all guide alike" if none else "comes with the first guidance")
         return
     losses = denoiser._epochs.tracker.losses[ids]
