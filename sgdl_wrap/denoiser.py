@@ -98,10 +98,10 @@ class SelfGuidedDenoiser:
         self.enabled = enabled
         self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         check_kinds(loss_fn, score_fn, pair_fn, self.config)
-        self._user = UserCode(model, loss_fn, score_fn, seed=self.config.seed)
+        self._user_code = UserCode(model, loss_fn, score_fn, seed=self.config.seed)
         if enabled:
             check_model(model)
-            check_optimizers(self._user.modules, self._optimizers)
+            check_optimizers(self._user_code.modules, self._optimizers)
             say_where_compiled(model, loss_fn)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
@@ -114,20 +114,18 @@ class SelfGuidedDenoiser:
         settle(self._ranks, self.interactions, self.config.as_dict())
         shown = progress and enabled and self._ranks.rank == 0
         self._epochs = Epochs(
-            self.interactions, self.config, self._ranks, self._user,
+            self.interactions, self.config, self._ranks, self._user_code,
             display=EpochDisplay(self.interactions.rows) if shown else None,
             explicit=explicit_epochs,
         )
         self._steps = Steps(
-            self._user, self._optimizers, enabled=enabled, interactions=self.interactions,
+            self._user_code, self._optimizers, enabled=enabled, interactions=self.interactions,
             pair_fn=pair_fn, config=self.config, ranks=self._ranks, epochs=self._epochs,
         )
         if enabled:
             check_evidence(self.interactions.counts, self.config)
-            sample = slice(0, min(8, len(self.interactions)))
-            check_scores(
-                self._user.score, self.interactions.users[sample], self.interactions.items[sample]
-            )
+            users, items = self.interactions.users[:8], self.interactions.items[:8]
+            check_scores(self._user_code.score, users, items)
             if example_batch is not None:
                 self._steps.try_out(example_batch)
 
@@ -194,12 +192,12 @@ class SelfGuidedDenoiser:
                 "Expected step(batch) after before_step(batch), got a second before_step. "
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
             )
-        with self._user.added.adding():
+        with self._user_code.added.adding():
             refuse_join(self.model)
             self._epochs.end_if_full()
             if self._epochs.backlog.full:
                 self._epochs.write_down()
-            self._epochs.begin()
+            self._epochs.start_clocks()
             self._steps.begin(batch)
 
     def step(self, batch: Any, penalty: Tensor | None = None) -> Tensor:
@@ -223,7 +221,7 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: the step is done, but the batch named is left out; see
                 `before_step`.
         """
-        with self._user.added.adding():
+        with self._user_code.added.adding():
             loss = self._steps.train(batch, penalty)
             self._epochs.end_if_full()
         return loss
@@ -307,7 +305,7 @@ class SelfGuidedDenoiser:
                 "Expected end_epoch after step, got it between before_step and step. "
                 "Call it after the loop over the loader."
             )
-        with self._user.added.adding():
+        with self._user_code.added.adding():
             return self._epochs.end()
 
     # ------------------------------------------------------------------ state
@@ -330,10 +328,10 @@ class SelfGuidedDenoiser:
             )
         self._epochs.write_down()
         return {
-            **header(self.interactions, self.config, self._user.model, enabled=self.enabled),
+            **header(self.interactions, self.config, self._user_code.model, enabled=self.enabled),
             **rank_header(self._ranks, self.interactions),
             **self._epochs.state_dict(),
-            "user": self._user.state_dict(),
+            "user": self._user_code.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -346,7 +344,8 @@ class SelfGuidedDenoiser:
             StateError: another data set, config, model or version; nothing was changed.
         """
         state = state_of_rank(state, self._ranks, self.interactions)
-        check_header(state, self.interactions, self.config, self._user.model, enabled=self.enabled)
+        model = self._user_code.model
+        check_header(state, self.interactions, self.config, model, enabled=self.enabled)
         self._epochs.load_state_dict(state)
         self._steps.pending = None
 

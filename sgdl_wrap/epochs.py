@@ -41,7 +41,7 @@ class Epochs:
         interactions: D.
         config: the method's choices.
         ranks: the processes that train together.
-        user: the model and its scores.
+        user_code: the model and its scores.
         display: shows epochs as they run and end.
         explicit: whether epochs end by :meth:`end` alone from the first one on.
 
@@ -59,14 +59,14 @@ class Epochs:
         interactions: Interactions,
         config: DenoiserConfig,
         ranks: Ranks,
-        user: UserCode,
+        user_code: UserCode,
         display: EpochDisplay | None = None,
         explicit: bool = False,
     ) -> None:
         self._interactions = interactions
         self._config = config
         self._ranks = ranks
-        self._user = user
+        self._user_code = user_code
         self._display = display
         self._total = ranks.total(len(interactions))
         self._detector = TransitionDetector(config.noise_rate_shift, config.switch_timeout)
@@ -101,10 +101,10 @@ class Epochs:
         batch = self.running.batches + self.running.skipped + 1
         return f"batch {batch} of epoch {len(self.history) + 1}"
 
-    def begin(self) -> None:
+    def start_clocks(self) -> None:
         """Starts the epoch's clocks at its first batch."""
-        if self.running.begin():
-            self._user.added.take()
+        if self.running.start_clock():
+            self._user_code.added.take()
 
     def write_down(self) -> None:
         """Notes the steps of the backlog.
@@ -155,14 +155,14 @@ class Epochs:
         phase = self.phase
         with foreign_streams_kept():  # scikit-learn draws from them when it is first imported
             findings = self.tracker.examine(
-                self._user.score,
+                self._user_code.score,
                 with_noise_rate=phase is Phase.MEMORIZATION,
                 on_ranked=RankingLog(),
             )
         memorized = self.tracker.commit(findings)
         noise_rate = self.noise_rate
-        epoch, added = self.running, self._user.added.take()
-        on_cpu = self._user.device.type == "cpu"
+        epoch, added = self.running, self._user_code.added.take()
+        on_cpu = self._user_code.device.type == "cpu"
         samples, observed, loss_sum, weight_sum = self._ranks.sums(
             epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
         )
@@ -241,12 +241,13 @@ class Epochs:
             )
 
     def _new_phase(self, memorized: np.ndarray, config: DenoiserConfig) -> SelfGuidedPhase:
+        kind = next(self._user_code.model.parameters()).dtype
         return SelfGuidedPhase(
             memorized,
             len(self._interactions),
             config,
-            device=self._user.device,
-            dtype=torch.promote_types(next(self._user.model.parameters()).dtype, torch.float32),
+            device=self._user_code.device,
+            dtype=torch.promote_types(kind, torch.float32),
             ranks=self._ranks,
         )
 
@@ -286,7 +287,7 @@ class Epochs:
             history = [EpochRecord.from_dict(values) for values in state["history"]]
             running = RunningEpoch.from_state(state["epoch"])
             explicit = self._explicit_from_the_first or bool(state["explicit_epochs"])
-            self._user.load_state_dict(state["user"])
+            self._user_code.load_state_dict(state["user"])
         self.tracker, self.self_guided, self.history = tracker, self_guided, history
         self.running, self.explicit = running, explicit
         self.backlog = Backlog()

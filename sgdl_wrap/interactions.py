@@ -26,6 +26,12 @@ class Interactions:
         items: item ids, (rows,), integers in [0, n_items).
         n_items: size of the item catalogue; None takes the largest observed id + 1.
 
+    Attributes:
+        rows: how many pairs were handed over, repeats counted.
+        keys: of the interactions, (N,) int64, ascending.
+        starts: starts[u] : starts[u + 1] are the ids of user u, (n_users + 1,) int64.
+        n_users: largest observed user id + 1.
+
     Raises:
         InteractionsError: empty, of unequal length, not 1-D integers, negative, past `n_items`.
     """
@@ -77,7 +83,6 @@ class Interactions:
                 stacklevel=3,
             )
         bounds = torch.arange(self.n_users + 1) * self.n_items
-        # starts[u] : starts[u + 1] are the ids of user u
         self.starts: Tensor = torch.searchsorted(self.keys, bounds)
 
     def __len__(self) -> int:

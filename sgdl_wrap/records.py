@@ -95,8 +95,8 @@ class RunningEpoch:
     _seconds_before: float = 0.0  # lived before the state was saved
     _started: float | None = field(default=None, repr=False)
 
-    def begin(self) -> bool:
-        """Starts the clock at the first batch; whether this is it."""
+    def start_clock(self) -> bool:
+        """Starts it, if this is the first batch; whether it is."""
         if self._started is not None:
             return False
         self._started = time.perf_counter()

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import StepRecord
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, identified, identified_some, refuse_unknown
+from sgdl_wrap.batches.samples import Samples, identified, refuse_unknown
 from sgdl_wrap.checks import check_guidance_fits, check_optimizers, check_penalty
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -54,7 +54,7 @@ class Steps:
     """Takes batches from before_step to step, one at a time.
 
     Args:
-        user: model, loss and scores.
+        user_code: model, loss and scores.
         optimizers: the user's.
         enabled: False is plain training.
         interactions: D.
@@ -69,7 +69,7 @@ class Steps:
 
     def __init__(
         self,
-        user: UserCode,
+        user_code: UserCode,
         optimizers: Sequence[Optimizer],
         *,
         enabled: bool,
@@ -79,7 +79,7 @@ class Steps:
         ranks: Ranks,
         epochs: Epochs,
     ) -> None:
-        self._user = user
+        self._user_code = user_code
         self._optimizers = optimizers
         self._enabled = enabled
         self._interactions = interactions
@@ -114,9 +114,9 @@ class Steps:
     def weights_now(self, batch: Any) -> Tensor:
         """Weights of a batch's samples in evaluation mode, (B,), without graph; 1 in Phase I."""
         if self._epochs.self_guided is None:
-            return torch.ones_like(self._user.losses_aside(batch, None))
+            return torch.ones_like(self._user_code.losses_aside(batch, None))
         aside = Pending(batch, self._read_pairs(batch))
-        losses = self._user.losses_aside(batch, len(aside.pairs))
+        losses = self._user_code.losses_aside(batch, len(aside.pairs))
         weights = self._weights(
             self._epochs.self_guided, aside, losses, "this batch", alone=True
         )
@@ -124,7 +124,7 @@ class Steps:
 
     def train(self, batch: Any, penalty: Tensor | None) -> Tensor:
         """As :meth:`SelfGuidedDenoiser.step`, but for the end of an epoch."""
-        added = self._user.added
+        added = self._user_code.added
         with added.adding():
             try:
                 if penalty is not None:
@@ -141,7 +141,7 @@ class Steps:
                     check_gradients(self._optimizers, record.where, _GRADIENT_REMEDY, weights)
             except NonFiniteError as error:
                 self._leave_out(error)
-                return torch.full((), torch.nan, device=self._user.device)
+                return torch.full((), torch.nan, device=self._user_code.device)
             if record is not None:
                 self._note(record)
             with added.shared():
@@ -151,7 +151,7 @@ class Steps:
 
     def weighted_loss(self, batch: Any) -> Tensor:
         """As :meth:`SelfGuidedDenoiser.weighted_loss`."""
-        with self._user.added.adding():
+        with self._user_code.added.adding():
             try:
                 objective, record = self._objective(batch)
                 if record is not None and record.weights is not None:
@@ -159,7 +159,7 @@ class Steps:
                     check_finite(weights, record.where, _GRADIENT_REMEDY)
             except NonFiniteError as error:
                 self._leave_out(error)
-                return torch.zeros((), device=self._user.device, requires_grad=True)
+                return torch.zeros((), device=self._user_code.device, requires_grad=True)
             if record is not None:
                 self._note(record)
         return objective
@@ -183,7 +183,7 @@ class Steps:
             OrderError, LossError, NonFiniteError: as :meth:`SelfGuidedDenoiser.step`.
         """
         if not self._enabled:
-            return self._user.losses(batch, None, "this batch")[1], None
+            return self._user_code.losses(batch, None, "this batch")[1], None
         pending = self.pending
         if pending is None:
             raise OrderError(
@@ -201,9 +201,9 @@ class Steps:
         where = self._epochs.where()
         losses, weights = pending.losses, pending.weights
         if losses is None or weights is None:  # Phase I
-            losses, objective = self._user.losses(batch, len(pending.pairs), where)
+            losses, objective = self._user_code.losses(batch, len(pending.pairs), where)
         else:
-            lookahead = self._user.lookahead
+            lookahead = self._user_code.lookahead
             if lookahead is not None and _versions(lookahead) != pending.versions:
                 raise OrderError(
                     "Expected unchanged parameters between before_step and step, got them "
@@ -230,18 +230,19 @@ class Steps:
 
     def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead:
         """What is tried at the first batch, and again when the model has changed."""
-        lookahead = self._user.lookahead
-        if lookahead is None or self._user.sliceable is None:
-            samples = identified_some(pairs, self._interactions, self._epochs.where())
-            check_own_pairs(self._ranks, samples, self._epochs.where())
-            lookahead = self._user.prepare(batch, len(pairs))
+        lookahead, where = self._user_code.lookahead, self._epochs.where()
+        if lookahead is None or self._user_code.sliceable is None:
+            samples = identified(pairs, self._interactions, where)
+            refuse_unknown(samples, where)
+            check_own_pairs(self._ranks, samples, where)
+            lookahead = self._user_code.prepare(batch, len(pairs))
         check_guidance_fits(
-            len(pairs), sliceable=self._user.sliceable, config=self._config,
-            where=self._epochs.where(),
+            len(pairs), sliceable=self._user_code.sliceable, config=self._config,
+            where=where,
         )
         if self._epochs.self_guided is not None and not lookahead.is_current():
-            check_optimizers(self._user.modules, self._optimizers)
-            return self._user.renew(batch, len(pairs))
+            check_optimizers(self._user_code.modules, self._optimizers)
+            return self._user_code.renew(batch, len(pairs))
         return lookahead
 
     def _guide(
@@ -255,18 +256,18 @@ class Steps:
             watching = lookahead.watching()
         with torch.enable_grad():
             with watching as lookups:
-                losses, _ = self._user.losses(
+                losses, _ = self._user_code.losses(
                     pending.batch, len(pending.pairs), where, twice=self_guided.learns_next
                 )
             self_guided.guide(
                 pending.batch, losses, lookups,
                 features=lambda: self._features(self_guided, pending, losses, where),
-                samples=lambda: self._samples(pending, where, some=True),
+                samples=lambda: self._samples(pending, where, some_known=True),
                 lookahead=lookahead,
-                streams=self._user.streams,
+                streams=self._user_code.streams,
                 assumed_lr=self._assumed_lr(),
                 outside_list=self._outside_list,
-                sliceable=bool(self._user.sliceable),
+                sliceable=bool(self._user_code.sliceable),
                 where=where,
             )
         pending.losses = losses
@@ -299,15 +300,15 @@ class Steps:
             alone=alone,
         )
 
-    def _samples(self, pending: Pending, where: str, *, some: bool = False) -> Samples:
-        """Which pairs a batch's samples are, looked up once; with `some`, not without a known one.
+    def _samples(self, pending: Pending, where: str, *, some_known: bool = False) -> Samples:
+        """Which pairs a batch's samples are, looked up once; with `some_known`, one at least.
 
         Raises:
-            BatchError, InteractionsError: as :func:`identified_some`.
+            BatchError, InteractionsError: as :func:`refuse_unknown` and :func:`identified`.
         """
         if pending.samples is None:
             pending.samples = identified(pending.pairs, self._interactions, where)
-        if some:
+        if some_known:
             refuse_unknown(pending.samples, where)
         return pending.samples
 
@@ -317,7 +318,7 @@ class Steps:
         cuts = np.where(users < len(cut), cut.take(users, mode="clip"), np.nan)
         most = min(self._config.ranking_chunk, self._config.max_guidance_batch or len(users))
         chunks = (torch.split(torch.from_numpy(ids), most) for ids in (users, items))
-        scores = torch.cat([self._user.score(*pairs) for pairs in zip(*chunks, strict=True)])
+        scores = torch.cat([self._user_code.score(*pairs) for pairs in zip(*chunks, strict=True)])
         below: np.ndarray = scores.cpu().float().numpy() < cuts  # never, where there is no cut
         return below
 

@@ -119,13 +119,13 @@ def test_negatives_are_scored_no_more_at_once(
     run = Run("neumf", ALL.but(max_guidance_batch=5, guidance_labels="both"))
     run.train(0)
     scored: list[int] = []
-    score = run.denoiser._user.score
+    score = run.denoiser._user_code.score
 
     def counting(users: Tensor, items: Tensor) -> Tensor:
         scored.append(len(users))
         return score(users, items)
 
-    monkeypatch.setattr(run.denoiser._user, "score", counting)
+    monkeypatch.setattr(run.denoiser._user_code, "score", counting)
     for batch in run.batches(1)[:3]:
         run.denoiser.before_step(batch)
         run.denoiser.step(batch)

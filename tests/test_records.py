@@ -50,7 +50,8 @@ def test_plain_seconds_are_those_of_loss_backward_and_step(
     monkeypatch.setattr(added_time.time, "perf_counter", clock)
     monkeypatch.setattr(records.time, "perf_counter", clock)
     denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
-    inner, rank, guide = denoiser._user.loss_fn, denoiser._user.score, denoiser._user.streams.own
+    code = denoiser._user_code
+    inner, rank, guide = code.loss_fn, code.score, code.streams.own
 
     def loss_fn(model: Any, batch: Any) -> Any:
         clock.now += 1
@@ -67,9 +68,9 @@ def test_plain_seconds_are_those_of_loss_backward_and_step(
     epochs = [triple_epoch(DATA, epoch) for epoch in range(3)]
     denoiser.before_step(epochs[0][0])  # tries the loss, by the true one
     denoiser.step(epochs[0][0])
-    denoiser._user.loss_fn = denoiser._user._trained_loss = loss_fn
-    denoiser._user.score = score
-    denoiser._user.streams.own = own
+    code.loss_fn = code._trained_loss = loss_fn
+    code.score = score
+    code.streams.own = own
     monkeypatch.setattr(denoiser._optimizers[0], "step", lambda: setattr(
         clock, "now", clock.now + 0.5))
     with seeded(23):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.batches.pairs import Pairs
-from sgdl_wrap.batches.samples import identified, identified_some
+from sgdl_wrap.batches.samples import identified, refuse_unknown
 from sgdl_wrap.errors import DenoiserError, InteractionsError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import MemorizationTracker
@@ -99,7 +99,7 @@ class Backlog:
         failures = []
         for step in steps:  # one by one, to leave out and to name what is wrong
             try:
-                identified_some(step.pairs, interactions, step.where)
+                refuse_unknown(identified(step.pairs, interactions, step.where), step.where)
                 _noted([step], interactions, tracker, epoch)
             except DenoiserError as error:
                 failures.append(error)

@@ -43,17 +43,6 @@ def identified(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
     return Samples(ids, users, items, observed)
 
 
-def identified_some(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
-    """The same of a batch whose observed pairs are not all unknown; it may have none.
-
-    Raises:
-        BatchError: they are. InteractionsError: ids out of range.
-    """
-    samples = identified(pairs, interactions, where)
-    refuse_unknown(samples, where)
-    return samples
-
-
 def refuse_unknown(samples: Samples, where: str) -> None:
     """Refuses a batch whose observed pairs are all unknown; it may have none.
 

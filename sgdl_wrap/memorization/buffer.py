@@ -8,7 +8,7 @@ CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
 
 
 class MemorizationBuffer:
-    """The last h epochs' memorization bits m_t(k), N x h bits in all.
+    """The last h epochs' memorization bits m_t(k): h/8 bytes an interaction.
 
     m^h_t(k) = (1/h) Σ_{j=t-h+1..t} m_j(k)   (Eq. 1); epochs not yet lived count as 0.
 
@@ -22,11 +22,6 @@ class MemorizationBuffer:
         self.history_length = history_length
         self.epochs = 0  # pushed so far
         self._rows = np.zeros((history_length, (n_interactions + 7) // 8), dtype=np.uint8)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held: h/8 per interaction."""
-        return self._rows.nbytes
 
     def push(self, packed: np.ndarray) -> None:
         """Takes one epoch's bits, as `numpy.packbits` of an (N,) bool array."""

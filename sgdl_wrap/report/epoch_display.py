@@ -15,8 +15,8 @@ def epoch_line(record: EpochRecord) -> str:
     "epoch 21, self-guided: memorized .777 of .780 clean, σ̂ .220, mean weight 1.00, loss .3120,
     0.52 s, 1.6x plain"; what is not known is left out.
     """
-    phase = record.phase.value.replace("_", "-")
     clean = "" if record.clean_ratio is None else f" of {record.clean_ratio:.3f} clean"
+    phase = _named(record.phase)
     parts = [f"epoch {record.epoch}, {phase}: memorized {record.memorized_ratio:.3f}{clean}"]
     if record.noise_rate is not None:
         parts.append(f"σ̂ {record.noise_rate:.3f}")
@@ -28,6 +28,10 @@ def epoch_line(record: EpochRecord) -> str:
     if record.skipped:
         parts.append(f"{record.skipped} batches left out")
     return ", ".join(parts)
+
+
+def _named(phase: Phase) -> str:
+    return phase.value.replace("_", "-")
 
 
 class EpochDisplay:
@@ -64,7 +68,7 @@ class EpochDisplay:
         if self._bar is None:
             self._bar = self._tqdm(
                 total=self._total,
-                desc=f"epoch {epoch}, {phase.value.replace('_', '-')}",
+                desc=f"epoch {epoch}, {_named(phase)}",
                 unit=" interactions",
                 leave=False,  # the line takes its place
                 disable=None,  # where there is no terminal

@@ -106,7 +106,7 @@ def test_what_was_forgotten_for_long_is_not_memorized():
 @pytest.mark.parametrize(("n", "h", "expected"), [(8, 10, 10), (9, 10, 20), (100_000, 10, 125_000),
                                                   (7, 1, 1), (1_000, 16, 2_000)])  # fmt: skip
 def test_holds_one_bit_per_interaction_and_epoch(n, h, expected):
-    assert MemorizationBuffer(n, h).nbytes == expected
+    assert MemorizationBuffer(n, h).state()[0].nbytes == expected
 
 
 @settings(deadline=None)
