@@ -14,7 +14,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
 from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
@@ -180,11 +180,19 @@ class Epochs:
         ):
             self.self_guided.follow(self.tracker.memorized_ids())
         if phase is Phase.MEMORIZATION and noise_rate is not None and not self._config.audit_only:
-            self._decide(record, memorized, noise_rate, pointwise=observed < samples)
+            self._decide(
+                record, memorized, noise_rate, findings, pointwise=observed < samples
+            )
         return record
 
     def _decide(
-        self, record: EpochRecord, memorized: int, noise_rate: float, *, pointwise: bool
+        self,
+        record: EpochRecord,
+        memorized: int,
+        noise_rate: float,
+        findings: EpochFindings,
+        *,
+        pointwise: bool,
     ) -> None:
         """Begins Phase II where Eq. 3 holds, or the time is out."""
         verdict = self._detector.decide(
@@ -212,7 +220,7 @@ class Epochs:
         self.self_guided = self._new_phase(
             self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise)
         )
-        self.tracker.begin_averages()
+        self.tracker.begin_averages(findings)
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
     def _new_phase(self, memorized: np.ndarray, config: DenoiserConfig) -> SelfGuidedPhase:

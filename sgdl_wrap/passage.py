@@ -228,7 +228,8 @@ class Passage:
         inputs = self_guided.config.weight_inputs
         if inputs == ("loss",):
             return losses.detach()[:, None]
-        self._epochs.write_down()  # what g reads of the past is all of it
+        if "smoothed_loss" in inputs:
+            self._epochs.write_down()  # what g reads of the past is all of it
         return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
 
     def _weights(

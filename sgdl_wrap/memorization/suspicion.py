@@ -1,65 +1,38 @@
-"""How much each interaction looks like noise, by its losses over the epochs."""
+"""How much each interaction looks like noise, by its losses and its ranks over the epochs."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sgdl_wrap.memorization.noise_rate import scale_per_user
+from sgdl_wrap.memorization.noise_rate import scaled_losses
 
 
-def suspicion(losses: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """x = (a + b + c) / 3 of one epoch's losses L, each part in [0, 1].
+def suspicion(
+    losses: np.ndarray, users: np.ndarray, percentile: np.ndarray | None = None
+) -> np.ndarray:
+    """x = (a + d) / 2 of one epoch, each part in [0, 1]; without d, a.
 
     a = (L_k - min_u) / (max_u - min_u) over the losses of the user u, as the mixture sees them;
-    b = the share of u's other interactions whose loss is smaller;
-    c = the share of all other interactions whose loss is smaller.
+    d = the share of u's unobserved candidates that the model ranks before the interaction.
 
-    b is what a is without the pull of one extreme loss, and c also sees users who are noisy as a
-    whole. A user whose losses are all equal, as a single one is, has a = b = 0. Losses of
-    0, 2, 8 and of one user have a = 0, 1/4, 1 and b = 0, 1/2, 1.
+    a is what training itself saw, d does not depend on the negatives that it happened to draw. A
+    user whose losses are all equal, as a single one is, has a = 0.
 
     Args:
-        losses: (N,); NaN where unknown, which stays NaN.
+        losses: L, (N,); NaN where unknown, which stays NaN.
         users: user of each, (N,) int64, sorted.
+        percentile: d, (N,), as of :class:`~sgdl_wrap.memorization.ranking.RankedEpoch`.
 
     Returns:
         (N,) float64.
 
     Source: ours (deviation 20).
     """
-    found = np.full(len(losses), np.nan)
-    known = ~np.isnan(losses)
-    if known.any():
-        seen, groups = losses[known], users[known]
-        parts = scale_per_user(seen, groups)
-        parts += share_smaller(seen, groups)
-        parts += share_smaller(seen, np.zeros_like(groups))
-        found[known] = parts / 3
+    found = scaled_losses(losses, users, "user")
+    if percentile is not None:
+        found += percentile
+        found /= 2
     return found
-
-
-def share_smaller(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """#{j in the group of k: x_j < x_k} / (n - 1), n the group's size; 0 where it is 1.
-
-    Args:
-        values: x, (N,) finite, N > 0.
-        groups: (N,) int64, sorted.
-
-    Returns:
-        (N,) float64 in [0, 1].
-    """
-    places = np.arange(len(values))
-    first = np.diff(groups, prepend=groups[:1] - 1) != 0
-    starts = np.flatnonzero(first)
-    sizes = np.diff(starts, append=len(values))
-    order = np.lexsort((values, groups))
-    ordered = values[order]
-    new = first.copy()  # where a larger value begins, or the next group
-    new[1:] |= ordered[1:] != ordered[:-1]
-    smaller = np.maximum.accumulate(np.where(new, places, 0)) - np.repeat(starts, sizes)
-    shares = np.empty(len(values))
-    shares[order] = smaller / np.repeat(np.maximum(sizes - 1, 1), sizes)
-    return shares
 
 
 def mean_over_epochs(past: np.ndarray, now: np.ndarray, epochs: int) -> np.ndarray:

@@ -40,11 +40,12 @@ class Audit:
         rows: structured array, (N,), with the fields
 
             - user, item: the pair;
-            - suspicion: in [0, 1], how large the loss was among the user's others and among all
+            - suspicion: in [0, 1], how large the loss was among the user's and how many unobserved
+              items the model ranked before it
               (:func:`~sgdl_wrap.memorization.suspicion.suspicion`): the mean over the epochs from
               the one of the switch on, or from the first with `audit_only`; in Phase I without it,
-              of this epoch or the last. An epoch without the interaction leaves the mean as it
-              was; NaN where no loss was seen, and ranked last;
+              by the losses alone of this epoch or the last. An epoch without the interaction leaves
+              the mean as it was; NaN where no loss was seen, and ranked last;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
               none was seen in it;

@@ -1,43 +1,31 @@
-"""How large a loss is among others, against counting one by one, and its mean over epochs."""
+"""How suspicious an epoch makes an interaction, and the mean over epochs."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from sgdl_wrap.memorization.suspicion import mean_over_epochs, share_smaller, suspicion
+from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 
-
-def slow_share(values: list[float], groups: list[int], k: int) -> float:
-    others = [values[j] for j in range(len(values)) if groups[j] == groups[k] and j != k]
-    return sum(x < values[k] for x in others) / max(len(others), 1)
+NAN = np.nan
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_shares_are_what_counting_gives_with_ties_and_single_members(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    groups = np.sort(rng.integers(9, size=60))
-    groups[-1] = 20
-    values = rng.integers(6, size=60).astype(np.float64)
-    expected = [slow_share(values.tolist(), groups.tolist(), k) for k in range(60)]
-    np.testing.assert_allclose(share_smaller(values, groups), expected, rtol=1e-12)
-
-
-def test_the_docstrings_example() -> None:
-    users = np.array([4, 4, 4, 9])
-    found = suspicion(np.array([0.0, 2.0, 8.0, 5.0]), users)
-    parts = [0 + 0 + 0, 1 / 4 + 1 / 2 + 1 / 3, 1 + 1 + 1, 0 + 0 + 2 / 3]
-    np.testing.assert_allclose(found, np.array(parts) / 3)
+def test_half_is_the_loss_among_the_users_and_half_the_rank() -> None:
+    users, losses = np.array([4, 4, 4, 9]), np.array([0.0, 2.0, 8.0, 5.0])
+    assert suspicion(losses, users).tolist() == [0.0, 0.25, 1.0, 0.0]
+    ranks = np.array([0.5, 0.0, 1.0, 0.25], dtype=np.float32)
+    assert suspicion(losses, users, ranks).tolist() == [0.25, 0.125, 1.0, 0.125]
 
 
 def test_unknown_losses_count_for_nobody() -> None:
     users = np.array([0, 0, 0, 1, 1])
-    losses = np.array([1.0, np.nan, 3.0, 2.0, np.nan])
-    found = suspicion(losses, users)
-    assert np.isnan(found).tolist() == [False, True, False, False, True]
-    known = ~np.isnan(losses)
-    np.testing.assert_array_equal(found[known], suspicion(losses[known], users[known]))
-    assert np.isnan(suspicion(np.full(3, np.nan), users[:3])).all()
+    losses, ranks = np.array([1.0, NAN, 3.0, 2.0, NAN]), np.linspace(0, 1, 5)
+    for percentile in (None, ranks):
+        found = suspicion(losses, users, percentile)
+        assert np.isnan(found).tolist() == [False, True, False, False, True]
+        known = ~np.isnan(losses)
+        part = None if percentile is None else percentile[known]
+        np.testing.assert_array_equal(found[known], suspicion(losses[known], users[known], part))
+    assert np.isnan(suspicion(np.full(3, NAN), users[:3], ranks[:3])).all()
 
 
 def test_equal_losses_are_no_evidence() -> None:
@@ -54,15 +42,14 @@ def test_the_unit_of_the_loss_does_not_matter() -> None:
 
 def test_the_mean_over_epochs_is_the_mean() -> None:
     shown = np.random.default_rng(1).random((6, 10))
-    mean = np.full(10, np.nan)
+    mean = np.full(10, NAN)
     for epoch, now in enumerate(shown, 1):
         mean = mean_over_epochs(mean, now, epoch)
     np.testing.assert_allclose(mean, shown.mean(axis=0), rtol=1e-12)
 
 
 def test_an_epoch_without_an_interaction_leaves_its_mean() -> None:
-    nan = np.nan
-    mean = mean_over_epochs(np.array([0.5, 0.5, nan, nan]), np.array([nan, 1.0, nan, 0.25]), 2)
+    mean = mean_over_epochs(np.array([0.5, 0.5, NAN, NAN]), np.array([NAN, 1.0, NAN, 0.25]), 2)
     assert mean[:2].tolist() == [0.5, 0.75]
     assert np.isnan(mean[2])
     assert mean[3] == 0.25
