@@ -168,7 +168,8 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: as `end_epoch`.
         """
         self._epochs.write_down()
-        return audit(self._epochs.tracker, self._epochs.self_guided)
+        epochs = self._epochs
+        return audit(epochs.tracker, epochs.self_guided, loss_scale=epochs.loss_scale)
 
     # ------------------------------------------------------------------ the loop
 

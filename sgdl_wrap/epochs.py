@@ -14,6 +14,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.loss_scale import loss_scale
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import Phase, TransitionDetector, Verdict
 from sgdl_wrap.progress import ProgressLog
@@ -86,6 +87,11 @@ class Epochs:
         if self._config.noise_rate is not None:
             return self._config.noise_rate
         return None if self.tracker.mixture is None else self.tracker.mixture.value
+
+    @property
+    def loss_scale(self) -> float:
+        """What g's losses are divided by; the same from the memorization point on."""
+        return loss_scale(self.history)
 
     def where(self) -> str:
         """Names the batch in hand in messages."""

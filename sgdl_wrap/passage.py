@@ -23,6 +23,7 @@ from sgdl_wrap.epochs import Epochs
 from sgdl_wrap.errors import NonFiniteError, OrderError
 from sgdl_wrap.finite import check_finite
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.loss_scale import scaled_features
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
@@ -227,9 +228,12 @@ class Passage:
         """What g reads of a batch's samples, (B, F)."""
         inputs = self_guided.config.weight_inputs
         if inputs == ("loss",):
-            return losses.detach()[:, None]
-        self._epochs.write_down()  # what g reads of the past is all of it
-        return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
+            features = losses.detach()[:, None]
+        else:
+            self._epochs.write_down()  # what g reads of the past is all of it
+            ids = self._samples(pending, where).ids
+            features = self._epochs.tracker.features(ids, losses, inputs)
+        return scaled_features(features, inputs, self._epochs.loss_scale)
 
     def _weights(
         self,

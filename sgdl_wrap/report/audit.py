@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap.errors import DenoiserError, OrderError
+from sgdl_wrap.loss_scale import scaled_features
 from sgdl_wrap.memorization.noise_rate import noise_posterior, scaled_losses
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
@@ -108,8 +109,14 @@ class Audit:
         parquet.write_table(pyarrow.table(columns), path)
 
 
-def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit:
+def audit(
+    tracker: MemorizationTracker, guided: SelfGuidedPhase | None, *, loss_scale: float = 1.0
+) -> Audit:
     """What Phase I has watched and Phase II, if it has begun, has learned.
+
+    Args:
+        tracker, guided: of the two phases; None before the second.
+        loss_scale: what g's losses are divided by.
 
     Raises:
         OrderError: nothing was watched yet.
@@ -124,7 +131,7 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
     ids = np.arange(len(interactions))
     rows = np.empty(len(ids), dtype=FIELDS)
     rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
-    rows["weight"] = _weights(tracker, guided, ids)
+    rows["weight"] = _weights(tracker, guided, ids, loss_scale)
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
@@ -144,7 +151,7 @@ def audit(tracker: MemorizationTracker, guided: SelfGuidedPhase | None) -> Audit
 
 
 def _weights(
-    tracker: MemorizationTracker, guided: SelfGuidedPhase | None, ids: np.ndarray
+    tracker: MemorizationTracker, guided: SelfGuidedPhase | None, ids: np.ndarray, scale: float
 ) -> np.ndarray:
     """g(·; ψ) of each interaction at the loss last seen, (N,); NaN where none was."""
     if guided is None:
@@ -156,7 +163,8 @@ def _weights(
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
         losses = torch.from_numpy(tracker.losses[some])
-        features = tracker.features(ids[some], losses, guided.config.weight_inputs)
+        names = guided.config.weight_inputs
+        features = scaled_features(tracker.features(ids[some], losses, names), names, scale)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()
     return found

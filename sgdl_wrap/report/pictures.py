@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap.errors import DenoiserError
+from sgdl_wrap.loss_scale import scaled_features
 from sgdl_wrap.memorization.transition import Phase
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
             "observed": torch.ones_like(x),
         }  # fmt: skip
         with torch.no_grad():
-            weights = g(torch.stack([columns[name] for name in names], dim=1))
+            features = torch.stack([columns[name] for name in names], dim=1)
+            weights = g(scaled_features(features, names, denoiser._epochs.loss_scale))
         axes.plot(
             x.cpu().numpy(), weights.cpu().numpy(), color=color, linestyle=style,
             label=f"memorized in {rate:.0%} of epochs" if reads else "g(loss; ψ)",
