@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, identified, identified_some, refuse_unknown
+from sgdl_wrap.batches.samples import (
+    Samples,
+    doubt_unknown,
+    identified,
+    identified_some,
+    refuse_unknown,
+)
 from sgdl_wrap.checks import check_guidance_fits, check_optimizers
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -183,6 +189,8 @@ class Passage:
         if lookahead is None or self._user.sliceable is None:
             samples = identified_some(pairs, self._interactions, self._epochs.where())
             check_own_pairs(self._ranks, samples, self._epochs.where())
+            if lookahead is None:
+                doubt_unknown(samples, self._epochs.where())
             lookahead = self._user.prepare(batch, len(pairs))
         check_guidance_fits(
             len(pairs), sliceable=self._user.sliceable, config=self._config,
