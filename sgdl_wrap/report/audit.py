@@ -33,7 +33,7 @@ FIELDS = np.dtype(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """One row per interaction, most suspicious first; as made by ``denoiser.report()``.
 
@@ -63,6 +63,15 @@ class Audit:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        """The number of rows and the first ten, a column a field."""
+        head = self.rows[:10].tolist()
+        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in head]
+        table = [list(self.rows.dtype.names or ()), *texts]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.rjust, cells, widths)) for cells in table]
+        return "\n".join([f"{len(self)} interactions, the most suspicious first", *lines])
 
     def __getitem__(self, which: Any) -> Any:
         """Rows or columns, as of the structured array: ``audit[:20]``, ``audit["weight"]``."""
