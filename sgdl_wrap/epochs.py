@@ -20,6 +20,7 @@ from sgdl_wrap.progress import ProgressLog
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochProgress, EpochRecord
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
+from sgdl_wrap.self_guided.loss_scale import loss_scale
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode
@@ -86,6 +87,11 @@ class Epochs:
         if self._config.noise_rate is not None:
             return self._config.noise_rate
         return None if self.tracker.mixture is None else self.tracker.mixture.value
+
+    @property
+    def loss_scale(self) -> float:
+        """What g's losses are divided by; the same from the memorization point on."""
+        return loss_scale(self.history)
 
     def where(self) -> str:
         """Names the batch in hand in messages."""

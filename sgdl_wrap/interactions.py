@@ -186,8 +186,9 @@ def as_ids(values: Any, name: str) -> Tensor:
         ids = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InteractionsError(
-            f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__}. "
-            "Convert it with numpy.asarray or torch.as_tensor."
+            f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__} "
+            f"({error}). Number names from 0 with numpy.unique(..., return_inverse=True), and "
+            "convert columns with numpy.asarray."
         ) from error
     if ids.ndim != 1:
         raise InteractionsError(

@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import Step
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, identified, identified_some, refuse_unknown
+from sgdl_wrap.batches.samples import (
+    Samples,
+    doubt_unknown,
+    identified,
+    identified_some,
+    refuse_unknown,
+)
 from sgdl_wrap.checks import check_guidance_fits, check_optimizers
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -24,6 +30,7 @@ from sgdl_wrap.errors import NonFiniteError, OrderError
 from sgdl_wrap.finite import check_finite
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.self_guided.loss_scale import scaled_features
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.user_code import UserCode
@@ -182,6 +189,8 @@ class Passage:
         if lookahead is None or self._user.sliceable is None:
             samples = identified_some(pairs, self._interactions, self._epochs.where())
             check_own_pairs(self._ranks, samples, self._epochs.where())
+            if lookahead is None:
+                doubt_unknown(samples, self._epochs.where())
             lookahead = self._user.prepare(batch, len(pairs))
         check_guidance_fits(
             len(pairs), sliceable=self._user.sliceable, config=self._config,
@@ -227,10 +236,13 @@ class Passage:
         """What g reads of a batch's samples, (B, F)."""
         inputs = self_guided.config.weight_inputs
         if inputs == ("loss",):
-            return losses.detach()[:, None]
-        if "smoothed_loss" in inputs:
-            self._epochs.write_down()  # what g reads of the past is all of it
-        return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
+            features = losses.detach()[:, None]
+        else:
+            if "smoothed_loss" in inputs:
+                self._epochs.write_down()  # what g reads of the past is all of it
+            ids = self._samples(pending, where).ids
+            features = self._epochs.tracker.features(ids, losses, inputs)
+        return scaled_features(features, inputs, self._epochs.loss_scale)
 
     def _weights(
         self,

@@ -237,6 +237,19 @@ def test_csv_holds_every_row_and_column(tmp_path: Any) -> None:
         assert line[-1] == str(bool(row["memorized"]))
 
 
+def test_printed_it_is_its_first_rows_under_the_names_of_the_fields() -> None:
+    audit = trained().report()
+    first, names, *rows = repr(audit).splitlines()
+    assert first == f"{len(audit)} interactions, the most suspicious first"
+    assert names.split() == list(audit.rows.dtype.names)
+    assert len(rows) == 10
+    assert len({len(line) for line in [names, *rows]}) == 1
+    assert rows[0].split()[:2] == [str(audit[0]["user"]), str(audit[0]["item"])]
+    assert float(rows[0].split()[2]) == pytest.approx(audit[0]["suspicion"], abs=5e-4)
+    assert repr(Audit(audit[:2])).count("\n") == 3
+    assert repr(Audit(audit[:0])).startswith("0 interactions")
+
+
 def test_rows_and_columns_are_taken_as_of_an_array() -> None:
     audit = trained().report()
     assert audit[:3]["user"].tolist() == audit["user"][:3].tolist()
