@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,7 +38,8 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
         path: the file.
         parts: what has a ``state_dict()`` (model, optimizers, schedulers, the denoiser) is saved
             by it, a model without the prefixes of DistributedDataParallel and torch.compile, a
-            ``torch.Generator`` by its state, all else as it is: tensors and plain values.
+            ``torch.Generator`` by its state, a number of numpy as a plain one, all else as it is:
+            tensors and plain values.
 
     Raises:
         StateError: a part that could not be read back without running code, or a failure to
@@ -131,6 +133,8 @@ def _state(part: Any) -> Any:
         return part.get_state()
     if isinstance(part, nn.Module):
         return bare(part).state_dict()  # keys without the prefixes of what is around it
+    if isinstance(part, np.generic):  # the best NDCG so far is often one
+        return part.item()
     return part.state_dict() if hasattr(part, "state_dict") else part
 
 
@@ -164,7 +168,7 @@ def _read(place: Path, *, mmap: bool = False) -> dict[str, Any]:
             raise StateError(
                 f"Expected tensors and plain values alone, got {found[1] if found else 'others'} "
                 f"in {place}; nothing of it was run. Save what has a state_dict, generators, "
-                "tensors and plain values."
+                "tensors and plain values; of an array torch.from_numpy(array)."
             ) from error
         except (*_TORN, TypeError, AttributeError) as error:
             raise _broken(place, str(error).partition("\n")[0]) from error

@@ -14,7 +14,7 @@ LossNormalization = Literal["user", "global"]
 DenoisingSchedulerName = Literal["lstm", "mlp", "top_f", "none"]
 MemorizedData = Literal["auto", "switch", "current"]
 Similarity = Literal["alignment", "paper"]
-WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "observed"]
+WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "suspicion", "observed"]
 WeightNormalization = Literal["none", "mean"]
 GuidanceLabels = Literal["both", "observed"]
 OnNonFinite = Literal["raise", "skip"]
@@ -90,11 +90,12 @@ class DenoiserConfig:
     """Hidden units of the weighting function g. Paper: 64."""
 
     weight_inputs: tuple[WeightInput, ...] | Literal["auto"] = "auto"
-    """What g reads of a sample. Paper: its loss. Ours adds its exponential average over visits
-    since the switch ("smoothed_loss"), the share of epochs it was memorized ("memorization_rate")
-    and whether the pair was observed ("observed"). "auto" is the first three for ranking losses,
-    whose loss of the moment depends on the negative that was drawn, and the loss for pointwise
-    ones, where a history would tell g which samples are negatives, which have none."""
+    """What g reads of a sample. Paper: its loss ("loss"). Ours: what `report()` ranks by, from the
+    switch on ("suspicion"), its losses' exponential average over visits since ("smoothed_loss"),
+    the share of epochs it was memorized ("memorization_rate"), whether the pair was observed
+    ("observed"). "auto" is the suspicion for ranking losses, whose loss of the moment depends on
+    the negative that was drawn, and the loss for pointwise ones, where a history would tell g
+    which samples are negatives, which have none."""
 
     weight_normalization: WeightNormalization = "mean"
     """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
@@ -250,7 +251,7 @@ class DenoiserConfig:
         """
         inputs, memorized = self.weight_inputs, self.memorized_data
         if inputs == "auto":
-            inputs = ("loss",) if pointwise else ("loss", "smoothed_loss", "memorization_rate")
+            inputs = ("loss",) if pointwise else ("suspicion",)
         if memorized == "auto":
             memorized = "switch" if pointwise else "current"
         meta_lr = self.meta_lr

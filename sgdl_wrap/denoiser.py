@@ -106,7 +106,8 @@ class SelfGuidedDenoiser:
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
                 f"Expected interactions=(users, items), got {type(interactions).__name__}. "
-                "Pass two 1-D integer arrays or tensors."
+                "Pass two 1-D integer arrays or tensors; of an array of pairs, "
+                "(pairs[:, 0], pairs[:, 1])."
             )
         users, items = interactions
         self.interactions = Interactions(users, items, n_items=n_items)
@@ -164,7 +165,8 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: as `end_epoch`.
         """
         self._epochs.write_down()
-        return audit(self._epochs.tracker, self._epochs.self_guided)
+        epochs = self._epochs
+        return audit(epochs.tracker, epochs.self_guided, loss_scale=epochs.loss_scale)
 
     # ------------------------------------------------------------------ the loop
 

@@ -14,7 +14,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
     Phase,
     TransitionDetector,
@@ -25,6 +25,7 @@ from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochRecord, RunningEpoch
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from sgdl_wrap.report.ranking_log import RankingLog
+from sgdl_wrap.self_guided.loss_scale import loss_scale
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode
@@ -95,6 +96,11 @@ class Epochs:
         if self._config.noise_rate is not None:
             return self._config.noise_rate
         return None if self.tracker.mixture is None else self.tracker.mixture.value
+
+    @property
+    def loss_scale(self) -> float:
+        """What g's losses are divided by; the same from the memorization point on."""
+        return loss_scale(self.history)
 
     def where(self) -> str:
         """Names the batch in hand in messages."""
@@ -189,11 +195,19 @@ class Epochs:
         ):
             self.self_guided.follow(self.tracker.memorized_ids())
         if phase is Phase.MEMORIZATION and noise_rate is not None and not self._config.audit_only:
-            self._decide(record, memorized, noise_rate, pointwise=observed < samples)
+            self._decide(
+                record, memorized, noise_rate, findings, pointwise=observed < samples
+            )
         return record
 
     def _decide(
-        self, record: EpochRecord, memorized: int, noise_rate: float, *, pointwise: bool
+        self,
+        record: EpochRecord,
+        memorized: int,
+        noise_rate: float,
+        findings: EpochFindings,
+        *,
+        pointwise: bool,
     ) -> None:
         """Begins Phase II where Eq. 3 holds, or the time is out."""
         verdict = self._detector.decide(
@@ -222,7 +236,7 @@ class Epochs:
         self.self_guided = self._new_phase(
             self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise)
         )
-        self.tracker.begin_averages()
+        self.tracker.begin_averages(findings)
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
     def _say_where_stalled(self, record: EpochRecord) -> None:

@@ -136,7 +136,10 @@ class Interactions:
             )
         keys = self.keys.numpy()
         queries = users * self.n_items + items
-        places = places_among(keys, queries)
+        # sorted queries find their keys near one another, and most of them in the cache
+        order = queries.argsort()
+        places: np.ndarray = np.empty_like(order)
+        places[order] = keys.searchsorted(queries.take(order))
         found = keys.take(places, mode="clip") == queries
         if last_item >= self.n_items:  # such an item would alias the next user's first ones
             found &= items < self.n_items
@@ -196,15 +199,6 @@ def fingerprint(keys: Tensor, n_items: int) -> str:
     return digest.hexdigest()
 
 
-def places_among(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """How many of some sorted numbers are smaller than each value, int64."""
-    # sorted queries find their places near one another, and most of them in the cache
-    order = values.argsort()
-    places: np.ndarray = np.empty_like(order)
-    places[order] = ordered.searchsorted(values.take(order))
-    return places
-
-
 def as_ids(values: Any, name: str) -> Tensor:
     """1-D int64 CPU tensor of ids >= 0, or an error that names what is wrong."""
     try:
@@ -212,8 +206,9 @@ def as_ids(values: Any, name: str) -> Tensor:
         ids = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InteractionsError(
-            f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__}. "
-            "Convert it with numpy.asarray or torch.as_tensor."
+            f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__} "
+            f"({error}). Number names from 0 with numpy.unique(..., return_inverse=True), and "
+            "convert columns with numpy.asarray."
         ) from error
     if ids.ndim != 1:
         raise InteractionsError(

@@ -95,8 +95,9 @@ def check_lookahead(
     except ATTEMPTED as error:
         raise UnsupportedModelError(
             f"Expected a loss that can be differentiated twice, got {type(error).__name__}: "
-            f"{error}. Replace EmbeddingBag by Embedding and a sum, and run attention under "
-            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)."
+            f"{error}. Replace EmbeddingBag by Embedding and a sum, run attention under "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH), and nn.GRU or nn.LSTM on a GPU under "
+            "torch.backends.cudnn.flags(enabled=False)."
         ) from error
     finally:
         lookahead.release()
@@ -105,7 +106,8 @@ def check_lookahead(
             raise UnsupportedModelError(
                 f"Expected the functional twin of {type(model).__name__} to give the model's "
                 f"gradients, got a difference of {_gap(here.detach(), there):.2g} in {name!r}. "
-                "Use the parameter through the model that loss_fn is given."
+                "Use the parameter through the model that loss_fn is given, and let loss_fn count "
+                "nothing: advance an annealing step in the loop."
             )
     pairs = zip(found, direction, strict=True)
     zero = torch.zeros((), dtype=torch.float64, device=device)

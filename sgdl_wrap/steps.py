@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import StepRecord
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, identified, refuse_unknown
+from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
 from sgdl_wrap.checks import check_guidance_fits, check_optimizers, check_penalty
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -25,6 +25,7 @@ from sgdl_wrap.errors import NonFiniteError, OrderError
 from sgdl_wrap.finite import check_finite, check_gradients
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.self_guided.loss_scale import scaled_features
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.user_code import UserCode
@@ -235,6 +236,8 @@ class Steps:
             samples = identified(pairs, self._interactions, where)
             refuse_unknown(samples, where)
             check_own_pairs(self._ranks, samples, where)
+            if lookahead is None:
+                doubt_unknown(samples, where)
             lookahead = self._user_code.prepare(batch, len(pairs))
         check_guidance_fits(
             len(pairs), sliceable=self._user_code.sliceable, config=self._config,
@@ -280,9 +283,13 @@ class Steps:
         """What g reads of a batch's samples, (B, F)."""
         inputs = self_guided.config.weight_inputs
         if inputs == ("loss",):
-            return losses.detach()[:, None]
-        self._epochs.write_down()  # what g reads of the past is all of it
-        return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
+            features = losses.detach()[:, None]
+        else:
+            if "smoothed_loss" in inputs:
+                self._epochs.write_down()  # what g reads of the past is all of it
+            ids = self._samples(pending, where).ids
+            features = self._epochs.tracker.features(ids, losses, inputs)
+        return scaled_features(features, inputs, self._epochs.loss_scale)
 
     def _weights(
         self,

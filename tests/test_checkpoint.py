@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -237,6 +238,18 @@ def test_code_in_a_file_is_never_executed(
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil()))
     refused(tmp_path / "plain.pt", "^Expected a whole checkpoint, got .*not a zip file")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_number_of_numpy_is_saved_as_a_plain_one(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "run.pt", best=np.float64(0.25), epoch=np.int64(3), done=np.True_)
+    found = load_checkpoint(tmp_path / "run.pt")
+    assert found == {"best": 0.25, "epoch": 3, "done": True}
+    assert [type(value) for value in found.values()] == [float, int, bool]
+
+
+def test_an_array_is_refused_with_what_to_save_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r"; of an array torch\.from_numpy\(array\)\.$"):
+        save_checkpoint(tmp_path / "run.pt", best=np.zeros(3))
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:

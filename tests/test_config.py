@@ -146,7 +146,7 @@ def test_weight_inputs_must_be_distinct_known_names(value):
     with pytest.raises(
         DenoiserError,
         match=r"Expected weight_inputs to be 'auto' or distinct names out of \('loss', "
-        r"'smoothed_loss', 'memorization_rate', 'observed'\), got .*\. "
+        r"'smoothed_loss', 'memorization_rate', 'suspicion', 'observed'\), got .*\. "
         r"Name at least one, each once\.",
     ):
         DenoiserConfig(weight_inputs=value)
@@ -246,7 +246,7 @@ def test_both_presets_keep_what_the_paper_fixes():
 
 def test_what_is_left_open_is_settled_by_the_kind_of_loss():
     ranking = DenoiserConfig().settled(pointwise=False)
-    assert ranking.weight_inputs == ("loss", "smoothed_loss", "memorization_rate")
+    assert ranking.weight_inputs == ("suspicion",)
     assert (ranking.memorized_data, ranking.meta_lr) == ("current", 0.02)
     pointwise = DenoiserConfig().settled(pointwise=True)
     assert pointwise.weight_inputs == ("loss",)

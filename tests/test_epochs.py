@@ -61,7 +61,8 @@ def test_unknown_pairs_do_not_count_towards_an_epoch() -> None:
     known = int((DATA.ids(users, others) >= 0).sum())
     assert 0 < known < N
     batch = (users, others, items)
-    denoiser.before_step(batch)
+    with pytest.warns(UserWarning, match=f"^Expected the pairs of .*, got {N - known} of {N}"):
+        denoiser.before_step(batch)
     denoiser.step(batch)
     assert denoiser.state_dict()["epoch"]["observed"] == known
     assert denoiser.history == []

@@ -245,10 +245,12 @@ def test_fingerprints_agree_exactly_when_pairs_do(one, other):
          r"torch\.complex64\. Convert it to int64\."),
         ([[0, 1]], [0, 1], None, r"Expected users to be 1-D, got shape \(1, 2\)\. Flatten it\."),
         (0, 1, None, r"Expected users to be 1-D, got shape \(\)\. Flatten it\."),
-        (["a"], [0], None, r"Expected users as a 1-D integer array or tensor, got list\. Convert "
-         r"it with numpy\.asarray or torch\.as_tensor\."),
+        (["a"], [0], None, r"Expected users as a 1-D integer array or tensor, got list \("
+         r".*str.*\)\. Number names from 0 with numpy\.unique\(\.\.\., return_inverse=True\), and "
+         r"convert columns with numpy\.asarray\."),
         ([0, 1], [[0], [1, 2]], None, r"Expected items as a 1-D integer array or tensor, got "
-         r"list\. Convert it with numpy\.asarray or torch\.as_tensor\."),
+         r"list \(.*\)\. Number names from 0 with numpy\.unique\(\.\.\., return_inverse=True\), "
+         r"and convert columns with numpy\.asarray\."),
         ([2**40], [2**40], None, r"Expected ids with users x items below 2\*\*62, got "
          r"1099511627777 x 1099511627777\. Number users and items from 0 without gaps\."),
     ],

@@ -123,7 +123,7 @@ def after_training(names: Names, printed: str, place: Path) -> None:
 
 
 def after_wrapping(names: Names, printed: str, place: Path) -> None:
-    assert printed.count("Phase.SELF_GUIDED") == 5, printed  # every layout comes to Phase II
+    assert printed.count("Phase.SELF_GUIDED") == 6, printed  # every layout comes to Phase II
 
 
 def after_distributed(names: Names, printed: str, place: Path) -> None:

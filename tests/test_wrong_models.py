@@ -118,6 +118,18 @@ def unstable_loss() -> Callable[[nn.Module, Any], Tensor]:
     )
 
 
+def annealed_loss() -> Callable[[nn.Module, Any], Tensor]:
+    calls = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        calls.append(batch)
+        kept = 1e-4 * len(calls)  # a weight that grows with each call, too little for the values
+        penalty = kept * next(model.parameters()).sum() * torch.ones(len(batch[0]))
+        return bpr_loss(model, batch) + penalty - penalty.detach()
+
+    return loss
+
+
 @contextmanager
 def refused_before_training(model: nn.Module, match: str) -> Iterator[None]:
     before, streams = snapshot(model), stream_states()
@@ -196,6 +208,16 @@ def test_a_loss_that_draws_from_a_generator_of_its_own_is_refused() -> None:
         r"by .*Draw random numbers from torch's global state",
     ):
         try_first_batch(model, unstable_loss())
+
+
+def test_a_loss_that_counts_its_calls_is_told_to_count_in_the_loop() -> None:
+    model = seeded_model(TwoLayers)
+    with refused_before_training(
+        model,
+        "^Expected the functional twin of TwoLayers to give the model's gradients, got a "
+        r"difference of .* let loss_fn count nothing: advance an annealing step in the loop\.$",
+    ):
+        try_first_batch(model, annealed_loss())
 
 
 def cached_lightgcn() -> CachedLightGCN:

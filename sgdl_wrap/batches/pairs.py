@@ -16,8 +16,8 @@ PairFn = Callable[[Any], tuple[Any, ...]]
 
 LAYOUTS = (
     "(users, items), (users, positives, negatives) with integer third, "
-    "(users, items, labels) with float or bool third, or a mapping with user, item "
-    "and optionally label keys"
+    "(users, items, labels) with float or bool third, or a mapping with the keys user, item "
+    "and optionally label (user_id, item_id, positive and the like are known too)"
 )
 _USER_KEYS = ("user", "users", "user_id", "user_ids")
 _ITEM_KEYS = ("item", "items", "item_id", "item_ids", "positive", "positives", "pos_item")
@@ -172,9 +172,15 @@ def _pairs(users: Any, items: Any, observed: Any | None = None) -> Pairs:
 def _ids(values: Any, name: str) -> Tensor:
     column = _tensor(values)
     if column.ndim != 1 or column.dtype.is_floating_point or column.dtype == torch.bool:
+        remedy = "Mend pair_fn or the batch."
+        if column.ndim == 2 and column.shape[1] > 1:
+            remedy = (
+                "Return one pair for each loss, and neither of them for padding: with "
+                "real = items > 0, losses[real] and items[real]."
+            )
         raise BatchError(
             f"Expected the {name} of a batch as 1-D integers, got {column.dtype} of shape "
-            f"{tuple(column.shape)}. Mend pair_fn or the batch."
+            f"{tuple(column.shape)}. {remedy}"
         )
     return column
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from sgdl_wrap.batches.pairs import Pairs
-from sgdl_wrap.errors import BatchError
+from sgdl_wrap.errors import BatchError, DenoiserWarning
 from sgdl_wrap.interactions import Interactions
 
 
@@ -54,4 +55,22 @@ def refuse_unknown(samples: Samples, where: str) -> None:
             f"Expected observed pairs in {where}, got none of its {len(samples.ids)} samples "
             "among the interactions. Pass the training interactions at construction, and "
             "pair_fn=... if the batch's ids are numbered otherwise."
+        )
+
+
+def doubt_unknown(samples: Samples, where: str) -> None:
+    """Warns where more than a third of a batch's pairs that pass for observed are unknown.
+
+    They train, and count as sampled negatives; ids that are one off, padding and labels under a
+    name that is not known look the same.
+    """
+    meant = int(samples.observed.sum())
+    unknown = meant - int((samples.ids >= 0).sum())
+    if unknown > meant / 3:
+        warnings.warn(
+            f"Expected the pairs of {where} among the interactions, got {unknown} of {meant} "
+            "unknown, which count as sampled negatives. If they are, say so: pair_fn returns "
+            "(users, items, observed). Else number ids alike and leave padding out.",
+            DenoiserWarning,
+            stacklevel=5,
         )

@@ -95,11 +95,11 @@ class MemorizationTracker:
         Args:
             ids: (B,) int64; -1 where unobserved or unknown.
             losses: of this visit, (B,).
-            names: which, as `weight_inputs` names them; smoothed losses must have begun.
+            names: which, as `weight_inputs` names them; the averages must have begun.
 
         The smoothed loss is the one that :meth:`record` writes down of this visit. Unobserved
-        samples (id -1) have no history: their smoothed loss is the loss itself and their
-        memorization rate 0.
+        samples (id -1) have no history: their smoothed loss is the loss itself, their suspicion
+        and memorization rate are 0.
         """
         losses = losses.detach()
         known = ids >= 0
@@ -114,9 +114,17 @@ class MemorizationTracker:
                 column[known] = smoothed(self.smoothed[places], column[known], share)
             else:
                 column = np.zeros(len(ids), dtype=np.float32)
-                column[known] = 1.0 if name == "observed" else self.buffer.rates(places)
+                column[known] = self._known_of(places, name)
             columns.append(torch.from_numpy(column).to(losses))
         return torch.stack(columns, dim=1)
+
+    def _known_of(self, ids: np.ndarray, name: str) -> np.ndarray | float:
+        if name == "observed":
+            return 1.0
+        if name == "suspicion" and self.suspicion is not None:
+            found: np.ndarray = np.nan_to_num(self.suspicion[ids])  # without evidence there is none
+            return found
+        return self.buffer.rates(ids)
 
     def examine(
         self,
@@ -159,7 +167,7 @@ class MemorizationTracker:
             )
         if ranks.replicated:
             cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
-            ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut)
+            ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut, ranked.percentile)
         return EpochFindings(ranked, noise_rate)
 
     def _share_losses(self) -> None:
@@ -178,26 +186,32 @@ class MemorizationTracker:
         self.mixture = findings.noise_rate or self.mixture
         if self.suspicion is not None:
             self._suspicion_epochs += 1
-            now = self.suspicion_now().astype(np.float32)
+            now = self._suspicion_of(findings.ranked)
             self.suspicion = mean_over_epochs(self.suspicion, now, self._suspicion_epochs)
         self._epoch_ended = True
         return self._ranks.total(count_bits(self.buffer.memorized()))
 
     def suspicion_now(self) -> np.ndarray:
-        """By the losses of the epoch under way or the last, (N,); NaN where there is none."""
+        """By the losses alone of the epoch under way or the last, (N,); NaN where none was seen."""
         return suspicion(self.losses, self.interactions)
+
+    def _suspicion_of(self, ranked: RankedEpoch) -> np.ndarray:
+        percentile = ranked.percentile  # of the users that this rank has ranked
+        if self._ranks.replicated:
+            percentile = self._ranks.known(percentile)
+        return suspicion(self.losses, self.interactions, percentile).astype(np.float32)
 
     def _forget_last_epoch(self) -> None:
         if self._epoch_ended:  # each epoch's losses are those seen during it
             self.losses.fill(np.nan)
             self._epoch_ended = False
 
-    def begin_averages(self) -> None:
+    def begin_averages(self, findings: EpochFindings) -> None:
         """Smooths losses and averages suspicion, beginning with the epoch that has just ended."""
         if self.smoothed is None:
             self.smoothed = self.losses.copy()
         if self.suspicion is None:
-            self.suspicion, self._suspicion_epochs = self.suspicion_now().astype(np.float32), 1
+            self.suspicion, self._suspicion_epochs = self._suspicion_of(findings.ranked), 1
 
     def memorized_ids(self) -> np.ndarray:
         """M_t as sorted interaction ids, int64."""

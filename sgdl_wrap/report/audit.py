@@ -13,6 +13,7 @@ import torch
 from sgdl_wrap.errors import DenoiserError, OrderError
 from sgdl_wrap.memorization.noise_rate import noise_posterior, scaled_losses
 from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.self_guided.loss_scale import scaled_features
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 
 CHUNK = 1 << 16  # interactions that are weighted at once
@@ -32,7 +33,7 @@ FIELDS = np.dtype(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """One row per interaction, most suspicious first; as made by ``denoiser.report()``.
 
@@ -40,11 +41,12 @@ class Audit:
         rows: structured array, (N,), with the fields
 
             - user, item: the pair;
-            - suspicion: in [0, 1], how large the loss was among the user's others and among all
+            - suspicion: in [0, 1], how large the loss was among the user's and how many unobserved
+              items the model ranked before it
               (:func:`~sgdl_wrap.memorization.suspicion.suspicion`): the mean over the epochs from
               the one of the switch on, or from the first with `audit_only`; in Phase I without it,
-              of this epoch or the last. An epoch without the interaction leaves the mean as it
-              was; NaN where no loss was seen, and ranked last;
+              by the losses alone of this epoch or the last. An epoch without the interaction leaves
+              the mean as it was; NaN where no loss was seen, and ranked last;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
               none was seen in it;
@@ -62,6 +64,15 @@ class Audit:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        """The number of rows and the first ten, a column a field."""
+        head = self.rows[:10].tolist()
+        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in head]
+        table = [list(self.rows.dtype.names or ()), *texts]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.rjust, cells, widths)) for cells in table]
+        return "\n".join([f"{len(self)} interactions, the most suspicious first", *lines])
 
     def __getitem__(self, which: Any) -> Any:
         """Rows or columns, as of the structured array: ``audit[:20]``, ``audit["weight"]``."""
@@ -108,8 +119,14 @@ class Audit:
         parquet.write_table(pyarrow.table(columns), path)
 
 
-def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> Audit:
+def audit(
+    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, *, loss_scale: float = 1.0
+) -> Audit:
     """What Phase I has watched and Phase II, if it has begun, has learned.
+
+    Args:
+        tracker, self_guided: of the two phases; None before the second.
+        loss_scale: what g's losses are divided by.
 
     Raises:
         OrderError: nothing was watched yet.
@@ -124,7 +141,7 @@ def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> 
     ids = np.arange(len(interactions))
     rows = np.empty(len(ids), dtype=FIELDS)
     rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
-    rows["weight"] = _weights(tracker, self_guided, ids)
+    rows["weight"] = _weights(tracker, self_guided, ids, loss_scale)
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
@@ -145,7 +162,7 @@ def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> 
 
 
 def _weights(
-    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray
+    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray, scale: float
 ) -> np.ndarray:
     """g(·; ψ) of each interaction at the loss last seen, (N,); NaN where none was."""
     if self_guided is None:
@@ -157,7 +174,8 @@ def _weights(
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
         losses = torch.from_numpy(tracker.losses[some])
-        features = tracker.features(ids[some], losses, self_guided.config.weight_inputs)
+        names = self_guided.config.weight_inputs
+        features = scaled_features(tracker.features(ids[some], losses, names), names, scale)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()
     return found

@@ -18,6 +18,7 @@ import torch
 
 from sgdl_wrap.errors import DenoiserError
 from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.self_guided.loss_scale import scaled_features
 
 if TYPE_CHECKING:
     from sgdl_wrap.denoiser import SelfGuidedDenoiser
@@ -131,8 +132,8 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
 def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     """g(·; ψ) over the loss, on the losses that interactions have now (Eq. 5).
 
-    Where g also reads the smoothed loss, that is taken as equal to the loss; where it reads the
-    memorization rate, there is a curve each for 0, 1/2 and 1.
+    Where g reads no loss, it is drawn over the suspicion. A smoothed loss is taken as equal to the
+    loss. Where g also reads the memorization rate, there is a curve each for 0, 1/2 and 1.
     """
     axes.set_title("Weighting function")
     self_guided = denoiser._epochs.self_guided
@@ -142,11 +143,15 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     if self_guided.learner is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
-    losses = denoiser._epochs.tracker.losses
-    losses = losses[~np.isnan(losses)]
-    low, high = np.quantile(losses, [0.0, 0.995])
+    names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
+    tracker = denoiser._epochs.tracker
+    over, values = "loss", tracker.losses
+    if {"loss", "smoothed_loss"}.isdisjoint(names) and tracker.suspicion is not None:
+        over, values = "suspicion", tracker.suspicion
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [0.0, 0.995])
     behind = axes.twinx()
-    behind.hist(losses, bins=40, range=(low, high), color=QUIET)
+    behind.hist(values, bins=40, range=(low, high), color=QUIET)
     behind.set_yscale("log")
     behind.set_ylabel("interactions, log scale", color="#777777")
     behind.tick_params(colors="#777777")
@@ -155,22 +160,22 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     behind.spines["right"].set(visible=True, color="#777777")
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
-    names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
     x = torch.linspace(float(low), float(high), 200).to(g.output.weight)
     reads = "memorization_rate" in names
     curves = [(0.0, NOISY, "--"), (0.5, THIRD, "-."), (1.0, CLEAN, "-")]
     for rate, color, style in curves if reads else curves[-1:]:
         columns = {
             "loss": x, "smoothed_loss": x, "memorization_rate": torch.full_like(x, rate),
-            "observed": torch.ones_like(x),
+            "suspicion": x, "observed": torch.ones_like(x),
         }  # fmt: skip
         with torch.no_grad():
-            weights = g(torch.stack([columns[name] for name in names], dim=1))
+            features = torch.stack([columns[name] for name in names], dim=1)
+            weights = g(scaled_features(features, names, denoiser._epochs.loss_scale))
         axes.plot(
             x.cpu().numpy(), weights.cpu().numpy(), color=color, linestyle=style,
-            label=f"memorized in {rate:.0%} of epochs" if reads else "g(loss; ψ)",
+            label=f"memorized in {rate:.0%} of epochs" if reads else f"g({over}; ψ)",
         )  # fmt: skip
-    axes.set(xlabel="loss", ylabel="weight", ylim=(0, 1.02))
+    axes.set(xlabel=over, ylabel="weight", ylim=(0, 1.02))
     axes.legend()
 
 

@@ -180,6 +180,7 @@ def outcome(
         return parameters, without(run.denoiser.state_dict(), "seconds")
 
 
+@pytest.mark.filterwarnings("ignore:Expected the pairs of batch")  # strangers are meant
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(deadline=None, max_examples=15)
 @given(actions=ACTIONS)
@@ -194,6 +195,7 @@ def test_the_same_is_known_whatever_the_capacity_and_whenever_it_is_saved(
     assert_identical(outcome(CONFIGS[name], plain, CAPACITIES[-1]), first)
 
 
+@pytest.mark.filterwarnings("ignore:Expected the pairs of batch")  # strangers are meant
 @pytest.mark.parametrize("capacity", CAPACITIES)
 @settings(deadline=None, max_examples=25)
 @given(seeds=st.lists(st.integers(0, 99), min_size=1, max_size=12))

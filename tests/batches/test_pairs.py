@@ -223,6 +223,9 @@ def test_pair_fn_that_returns_anything_else_is_refused(returned, described):
          r"\(4,\)\. Mend pair_fn or the batch\."),
         ((U[:, None], I), r"Expected the users of a batch as 1-D integers, got torch\.int64 of "
          r"shape \(4, 1\)\. Mend pair_fn or the batch\."),
+        ((U[:, None].expand(4, 3), I), r"Expected the users of a batch as 1-D integers, got "
+         r"torch\.int64 of shape \(4, 3\)\. Return one pair for each loss, and neither of them for "
+         r"padding: with real = items > 0, losses\[real\] and items\[real\]\."),
         ((U, I[:3]), r"Expected users, items and labels of one length, got 4, 3 and \(4,\)\. "
          r"Mend pair_fn or the batch\."),
         ((U, I, ALL[:2]), r"Expected users, items and labels of one length, got 4, 4 and \(2,\)\."
@@ -232,7 +235,8 @@ def test_pair_fn_that_returns_anything_else_is_refused(returned, described):
         ((object(), I), r"Expected tensors or arrays as a batch's pairs, got object\. Return "
          r"tensors of shape \(B,\) from pair_fn\."),
     ],
-    ids=["float users", "bool items", "2-D users", "short items", "short flags", "text", "object"],
+    ids=["float users", "bool items", "2-D users", "rows of users",
+         "short items", "short flags", "text", "object"],
 )  # fmt: skip
 def test_pair_fn_columns_are_checked(returned, sentence):
     with pytest.raises(BatchError, match=sentence):

@@ -14,6 +14,7 @@ import torch
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import NoiseRateError, ScoreError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.suspicion import suspicion
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.memorization.transition import TransitionDetector, Verdict
 
@@ -295,47 +296,48 @@ def test_where_the_losses_belong_survives_saving(ended):
 def test_smoothing_begins_with_the_last_losses_seen():
     tracker = small(noise_rate=0.2, loss_smoothing=0.5)
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
-    tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
-    tracker.begin_averages()
+    findings = tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True)
+    tracker.commit(findings)
+    tracker.begin_averages(findings)
     tracker.record(ids([1, 2]), floats([4.0, 8.0]))
-    tracker.begin_averages()  # it has begun
+    tracker.begin_averages(findings)  # it has begun
     assert tracker.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
     again = small(noise_rate=0.2, loss_smoothing=0.5)
     again.load_state_dict(tracker.state_dict())
     assert again.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
 
 
+def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarray:
+    """Ends an epoch that showed losses of the first interactions; what it shows of them."""
+    tracker.record(ids(range(len(losses))), floats(losses))
+    findings = tracker.examine(lambda u, i: (i * 7) % 5 * 1.0, with_noise_rate=True)
+    tracker.commit(findings)
+    users = tracker.interactions.users.numpy()
+    tracker.findings = findings  # type: ignore[attr-defined]
+    return suspicion(tracker.losses, users, findings.ranked.percentile)[: len(losses)]
+
+
 def test_suspicion_is_averaged_from_the_switch_on():
     tracker = small(noise_rate=0.2)
     assert tracker.suspicion is None  # Phase I keeps no more than it needs
-    shown = []
-    for epoch, losses in enumerate([[1.0, 2.0, 5.0], [3.0, 2.0, 1.0], [0.0, 9.0, 2.0]]):
-        tracker.record(ids([0, 1, 2]), floats(losses))
-        tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
-        shown.append(tracker.suspicion_now()[:3])
-        if epoch == 0:
-            assert tracker.suspicion is None
-        if epoch == 1:
-            tracker.begin_averages()
-    expected = (shown[1] + shown[2]) / 2
+    watched_epoch(tracker, [1.0, 2.0, 5.0])
+    first = watched_epoch(tracker, [3.0, 2.0, 1.0])
+    assert tracker.suspicion is None
+    tracker.begin_averages(tracker.findings)
+    expected = (first + watched_epoch(tracker, [0.0, 9.0, 2.0])) / 2
     assert tracker.suspicion[:3] == pytest.approx(expected)
     again = small(noise_rate=0.2)
     again.load_state_dict(tracker.state_dict())
-    for one in (tracker, again):
-        one.record(ids([0, 1, 2]), floats([4.0, 4.5, 0.0]))
-        one.commit(one.examine(lambda u, i: u * 1.0, with_noise_rate=True))
-    assert again.suspicion[:3] == pytest.approx((2 * expected + tracker.suspicion_now()[:3]) / 3)
+    last = [watched_epoch(one, [4.0, 4.5, 0.0]) for one in (tracker, again)]
+    assert again.suspicion[:3] == pytest.approx((2 * expected + last[0]) / 3)
     assert again.suspicion.tolist()[:3] == tracker.suspicion.tolist()[:3]
 
 
 def test_an_audit_averages_suspicion_from_the_first_epoch_on():
     tracker = small(noise_rate=0.2, audit_only=True)
-    shown = []
-    for losses in ([1.0, 2.0, 5.0], [3.0, 2.0, 1.0]):
-        tracker.record(ids([0, 1, 2]), floats(losses))
-        tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
-        shown.append(tracker.suspicion_now()[:3])
+    shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0, 5.0], [3.0, 2.0, 1.0])]
     assert tracker.suspicion[:3] == pytest.approx((shown[0] + shown[1]) / 2)
+    assert (tracker.findings.ranked.percentile > 0).any()  # ranks have a part in it
 
 
 # ------------------------------------------------------------------ features

@@ -17,6 +17,7 @@ from examples.planted_preferences import generate
 from examples.recipes import RECIPES_FOR_GENERATED_DATA
 from examples.training import set_up, wrap
 from sgdl_wrap import DenoiserConfig, DenoiserError, OrderError, Phase, SelfGuidedDenoiser
+from sgdl_wrap.memorization.ranking import rank_epoch
 from sgdl_wrap.report.audit import Audit
 from tests.models_zoo import (
     SWITCHING,
@@ -55,9 +56,17 @@ def test_every_interaction_has_one_row(kind: str, config: Any) -> None:
     assert len(rows) == len(denoiser.report()) == N
 
 
-def test_suspicion_is_the_mean_over_epochs_and_orders_the_rows() -> None:
+def test_suspicion_is_the_mean_over_epochs_and_orders_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
-    shown = []
+    shown, ranked = [], []
+
+    def noting(*arguments: Any, **keywords: Any) -> Any:
+        ranked.append(rank_epoch(*arguments, **keywords))
+        return ranked[-1]
+
+    monkeypatch.setattr("sgdl_wrap.memorization.tracker.rank_epoch", noting)
     with seeded(23):
         for epoch in range(4):  # the first is Phase I
             for batch in triple_epoch(DATA, epoch):
@@ -66,25 +75,20 @@ def test_suspicion_is_the_mean_over_epochs_and_orders_the_rows() -> None:
             shown.append({pair: float(r["loss"]) for pair, r in by_pair(denoiser.report()).items()})
     assert denoiser.phase is Phase.SELF_GUIDED
     audit = denoiser.report()
+    places = {pair: place for place, pair in enumerate(sorted(by_pair(audit)))}
     for pair, row in by_pair(audit).items():
-        expected = np.mean([slow_suspicion(losses, pair) for losses in shown])
+        expected = np.mean([
+            (scaled(losses, pair) + found.percentile[places[pair]]) / 2
+            for losses, found in zip(shown, ranked, strict=True)
+        ])
         assert float(row["suspicion"]) == pytest.approx(expected, abs=1e-6)
     assert (np.diff(audit["suspicion"]) <= 0).all()
 
 
-def slow_suspicion(losses: dict[tuple[int, int], float], pair: tuple[int, int]) -> float:
-    """The formula, for one interaction."""
-    loss = losses.pop(pair)
+def scaled(losses: dict[tuple[int, int], float], pair: tuple[int, int]) -> float:
+    """The loss of one interaction between the least and the largest of its user's."""
     own = [x for (user, _), x in losses.items() if user == pair[0]]
-    low, high = min(own), max(own)
-    low, high = min(low, loss), max(high, loss)
-    parts = [
-        (loss - low) / (high - low),
-        np.mean([x < loss for x in own]),
-        np.mean([x < loss for x in losses.values()]),
-    ]
-    losses[pair] = loss
-    return float(np.mean(parts))
+    return (losses[pair] - min(own)) / (max(own) - min(own))
 
 
 def test_a_loss_that_was_not_seen_is_ranked_last() -> None:
@@ -226,6 +230,19 @@ def test_csv_holds_every_row_and_column(tmp_path: Any) -> None:
         values = [float(text) for text in line[2:-1]]
         np.testing.assert_allclose(values, [float(x) for x in row.tolist()[2:-1]], rtol=1e-6)
         assert line[-1] == str(bool(row["memorized"]))
+
+
+def test_printed_it_is_its_first_rows_under_the_names_of_the_fields() -> None:
+    audit = trained().report()
+    first, names, *rows = repr(audit).splitlines()
+    assert first == f"{len(audit)} interactions, the most suspicious first"
+    assert names.split() == list(audit.rows.dtype.names)
+    assert len(rows) == 10
+    assert len({len(line) for line in [names, *rows]}) == 1
+    assert rows[0].split()[:2] == [str(audit[0]["user"]), str(audit[0]["item"])]
+    assert float(rows[0].split()[2]) == pytest.approx(audit[0]["suspicion"], abs=5e-4)
+    assert repr(Audit(audit[:2])).count("\n") == 3
+    assert repr(Audit(audit[:0])).startswith("0 interactions")
 
 
 def test_rows_and_columns_are_taken_as_of_an_array() -> None:

@@ -130,20 +130,25 @@ def test_the_mixture_is_drawn_over_the_losses_it_was_fitted_on() -> None:
     np.testing.assert_allclose(bars.get_data().values.mean(), 1)
 
 
-def test_the_weighting_function_is_g() -> None:
-    denoiser = trained("neumf")
+@pytest.mark.parametrize(("kind", "over"), [("neumf", "loss"), ("lightgcn", "suspicion")])
+def test_the_weighting_function_is_g(kind: str, over: str) -> None:
+    denoiser = trained(kind)
     guided = denoiser._epochs.self_guided
     assert guided is not None
     assert guided.learner is not None
-    (line,) = drawn(draw_weighting_function, denoiser).get_lines()
+    axes = drawn(draw_weighting_function, denoiser)
+    assert axes.get_xlabel() == over
+    (line,) = axes.get_lines()
     x = torch.from_numpy(line.get_xdata())[:, None]
     with torch.no_grad():
         expected = guided.learner.weighting(x)
     np.testing.assert_allclose(line.get_ydata(), expected.numpy(), rtol=1e-6)
+    assert line.get_xdata()[0] == pytest.approx(np.nanmin(denoiser.report()[over]))
 
 
 def test_where_g_reads_the_memorization_rate_there_is_a_curve_for_three() -> None:
-    axes = drawn(draw_weighting_function, trained())
+    config = SWITCHING.but(weight_inputs=("loss", "memorization_rate"))
+    axes = drawn(draw_weighting_function, trained(config=config))
     values = [line.get_ydata() for line in axes.get_lines()]
     assert len(values) == 3
     assert not np.allclose(values[0], values[2])
