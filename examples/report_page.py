@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Trains as the command line says, and saves the page."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
+    provenance = current_provenance()  # before the files it writes are changes of their own
     data = load_data(options.data)
     recipes = RECIPES_FOR_GENERATED_DATA if options.data == "generated" else RECIPES
     recipe = replace(recipes[options.model], epochs=options.epochs or EPOCHS[options.model])
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = shlex.join(
         [word for name, x in given.items() if x is not None for word in (f"--{name}", str(x))]
     )
-    origin = ", ".join(f"{name} {value}" for name, value in current_provenance().items())
+    origin = ", ".join(f"{name} {value}" for name, value in provenance.items())
     (out / f"{options.model}.txt").write_text(
         f"python -m examples.report_page --data FOLDER {words}\n{origin}\n{data.describe()}\n"
         f"{epoch_line(denoiser.history[-1])}\n",

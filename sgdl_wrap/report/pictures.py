@@ -236,7 +236,7 @@ def _standing(denoiser: SelfGuidedDenoiser) -> str:
         return f"{n}, plain training"
     phase = "Phase I" if denoiser.phase is Phase.MEMORIZATION else "Phase II"
     epochs = len(denoiser.history)
-    return f"{n}, {phase} after {epochs} epoch{'' if epochs == 1 else 's'}"
+    return f"{n}, {epochs} epoch{'' if epochs == 1 else 's'}, now in {phase}"
 
 
 def _say(axes: Any, text: str) -> None:

@@ -68,7 +68,7 @@ def test_the_page_has_all_five_with_titles_labels_and_data(kind: str) -> None:
         assert axes.get_xlabel()
         assert axes.get_ylabel()
         assert axes.has_data()
-    assert figure.get_suptitle() == f"a run\n{N} interactions, Phase II after 4 epochs"
+    assert figure.get_suptitle() == f"a run\n{N} interactions, 4 epochs, now in Phase II"
 
 
 @pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
@@ -77,17 +77,17 @@ def test_the_page_has_all_five_with_titles_labels_and_data(kind: str) -> None:
     [
         ({"enabled": False}, 1, "plain training",
          ["disabled: nothing is watched", "all are 1"]),
-        ({"config": WATCHING}, 0, "Phase I after 0 epochs",
+        ({"config": WATCHING}, 0, "0 epochs, now in Phase I",
          ["no epoch has ended", "comes with an epoch's end", "comes with Phase II"]),
-        ({"config": WATCHING}, 1, "Phase I after 1 epoch",
+        ({"config": WATCHING}, 1, "1 epoch, now in Phase I",
          ["comes with Phase II", "all are 1 until the switch"]),
-        ({"config": WATCHING.but(audit_only=True)}, 2, "Phase I after 2 epochs",
+        ({"config": WATCHING.but(audit_only=True)}, 2, "2 epochs, now in Phase I",
          ["all are 1 until the switch"]),
-        ({"config": SWITCHING}, 1, "Phase II after 1 epoch",
+        ({"config": SWITCHING}, 1, "1 epoch, now in Phase II",
          ["σ̂ was given, none is estimated", "comes with the first guidance"]),
-        ({"config": ESTIMATING.but(denoising_learning=False)}, 3, "Phase II after 3 epochs",
+        ({"config": ESTIMATING.but(denoising_learning=False)}, 3, "3 epochs, now in Phase II",
          ["none: the memorized\nalone are trained on", "none: nothing is learned"]),
-        ({"config": ESTIMATING.but(denoising_scheduler="none")}, 3, "Phase II after 3 epochs",
+        ({"config": ESTIMATING.but(denoising_scheduler="none")}, 3, "3 epochs, now in Phase II",
          ["none: all guide alike"]),
     ],
 )  # fmt: skip
