@@ -312,9 +312,9 @@ def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarr
     tracker.record(ids(range(len(losses))), floats(losses))
     findings = tracker.examine(lambda u, i: (i * 7) % 5 * 1.0, with_noise_rate=True)
     tracker.commit(findings)
-    users = tracker.interactions.users.numpy()
     tracker.findings = findings  # type: ignore[attr-defined]
-    return suspicion(tracker.losses, users, findings.ranked.percentile)[: len(losses)]
+    found = suspicion(tracker.losses, tracker.interactions, findings.ranked.percentile)
+    return found[: len(losses)]
 
 
 def test_suspicion_is_averaged_from_the_switch_on():
