@@ -25,13 +25,9 @@ class FactorHistory:
 
     def follow(self, ids: np.ndarray) -> None:
         """Takes other interactions, sorted; those that were here before keep their visits."""
-        _, old, new = np.intersect1d(
-            self.ids, ids, assume_unique=True, return_indices=True
-        )
-        ring = np.zeros((len(ids), *self.ring.shape[1:]), dtype=self.ring.dtype)
-        visits = np.zeros(len(ids), dtype=np.int64)
-        ring[new], visits[new] = self.ring[old], self.visits[old]
-        self.ids, self.ring, self.visits = ids, ring, visits
+        places = self.slots(ids)
+        self.ring, self.visits = _taken(self.ring, places), _taken(self.visits, places)
+        self.ids = ids
 
     def slots(self, ids: np.ndarray) -> np.ndarray:
         """Places of interactions in the ring, (n,) int64; -1 for those that have none."""
@@ -59,3 +55,12 @@ class FactorHistory:
         factors = self.ring[slots, (seen - lived + self._steps) % self.length]
         factors[self._steps >= lived] = 0
         return factors, np.maximum(lived, 1)
+
+
+def _taken(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Some of the rows, zeros where a place is -1."""
+    if len(rows) == 0:
+        return np.zeros((len(places), *rows.shape[1:]), dtype=rows.dtype)
+    found: np.ndarray = rows.take(places, axis=0, mode="clip")
+    found[places < 0] = 0
+    return found

@@ -91,3 +91,24 @@ def test_interactions_that_stay_keep_their_visits_and_new_ones_have_none(
         assert np.array_equal(factors, kept[0])
         assert lived.tolist() == kept[1].tolist()
     found.record(found.slots(ids), np.ones((len(ids), 2)))  # and goes on
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_those_that_stay_keep_their_visits_and_others_begin_anew(
+    before: set[int], after: set[int]
+) -> None:
+    found = FactorHistory(np.array(sorted(before), dtype=np.int64), 2, dtype=np.dtype(np.float64))
+    ids = np.array(sorted(before), dtype=np.int64)
+    for visit in (1.0, 2.0, 3.0):
+        found.record(found.slots(ids), np.stack([ids + visit, ids * visit], axis=1))
+    found.follow(np.array(sorted(after), dtype=np.int64))
+    assert found.ids.tolist() == sorted(after)
+    if not after:
+        return
+    sequences, lived = found.sequences(found.slots(found.ids))
+    for column, one in enumerate(sorted(after)):
+        stayed = one in before
+        assert lived[column] == (2 if stayed else 1)
+        expected = [[one + 2.0, one * 2.0], [one + 3.0, one * 3.0]] if stayed else [[0, 0], [0, 0]]
+        assert sequences[:, column].tolist() == expected

@@ -38,8 +38,9 @@ with warnings.catch_warnings():
 
 ETA = 0.3
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# dividing by the mean takes the difference of nearly equal numbers
-CANCELLATION = {"none": 1.0, "mean": 5.0}
+# dividing by the mean takes the difference of nearly equal numbers; how much of float32 that costs
+# depends on the processor's kernels (6.6e-5 was seen), float64 shows that it is exact
+CANCELLATION = {"none": 1.0, "mean": 20.0}
 DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
 )
