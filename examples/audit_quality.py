@@ -171,8 +171,8 @@ Natural noise: ratings below 3. Injected: random unobserved pairs put into the c
 of the last epoch* and *T-CE*, the share of epochs in which its rule would drop the interaction
 (`examples/rival_rankings.py`), watched the audit-only run. T-CE's largest drop rate, of its paper's
 three, is the one that does best by the flags here, which nobody could know. Its paper defines it
-for cross-entropy; for LightGCN its rule is applied to the ranking losses. The formula of suspicion
-was chosen on runs of seed 100 (deviation 20).
+for cross-entropy; for LightGCN its rule is applied to the ranking losses. The two views that suspicion
+averages were chosen on runs of seed 0 (deviation 20), which is not among these.
 """
 
 
