@@ -249,8 +249,8 @@ class Epochs:
         if first_stall(gaps, window) == len(self.history):
             logger.warning(
                 "Phase I may never end: after epoch %d the memorized ratio is %.3f and the clean "
-                "ratio %.3f, no nearer than %d epochs before. Read \"The switch does not come\" in "
-                "docs/settings.md, or set switch_timeout.",
+                "ratio %.3f, no nearer than %d epochs before. Set switch_timeout, or noise_rate if "
+                "it is known; a higher learning rate or a shorter history_length may help, too.",
                 record.epoch, record.memorized_ratio, record.clean_ratio, window,
             )
 

@@ -15,7 +15,7 @@ def suspicion(
 ) -> np.ndarray:
     """x = (a + d) / 2 of one epoch, each part in [0, 1]; without d, a.
 
-    a = (L_k - min_u) / (max_u - min_u) over the losses of the user u, as the mixture sees them;
+    a = (L_k - min_u) / (max_u - min_u) over the losses of the user u;
     d = the share of u's unobserved candidates that the model ranks before the interaction.
 
     a is what training itself saw, d does not depend on the negatives that it happened to draw. A

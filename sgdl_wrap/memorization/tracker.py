@@ -13,6 +13,7 @@ from torch import Tensor
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import own_users
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
+from sgdl_wrap.errors import OrderError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
@@ -44,7 +45,7 @@ class MemorizationTracker:
     """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 8 with averages).
 
     The averages, smoothed losses and suspicion, begin with Phase II, or at once with `audit_only`:
-    while Phase I decides, an end of epoch need not sort all losses.
+    while Phase I decides, nothing reads them.
 
     The losses are those of the epoch under way or, until its first step is written down, of the
     one before.
@@ -99,7 +100,8 @@ class MemorizationTracker:
 
         The smoothed loss is the one that :meth:`record` writes down of this visit. Unobserved
         samples (id -1) have no history: their smoothed loss is the loss itself, their suspicion
-        and memorization rate are 0.
+        and memorization rate are 0. So is the suspicion of what was not seen in an epoch that has
+        ended since the averages began.
         """
         losses = losses.detach()
         known = ids >= 0
@@ -109,22 +111,19 @@ class MemorizationTracker:
             if name == "loss":
                 columns.append(losses)
                 continue
-            if name == "smoothed_loss" and self.smoothed is not None:
-                column = losses.float().cpu().numpy().copy()
-                column[known] = smoothed(self.smoothed[places], column[known], share)
+            column = np.zeros(len(ids), dtype=np.float32)
+            if name == "smoothed_loss":
+                column[:] = losses.float().cpu().numpy()
+                past = _begun(self.smoothed, name)[places]
+                column[known] = smoothed(past, column[known], share)
+            elif name == "suspicion":  # none without evidence
+                column[known] = np.nan_to_num(_begun(self.suspicion, name)[places])
+            elif name == "memorization_rate":
+                column[known] = self.buffer.rates(places)
             else:
-                column = np.zeros(len(ids), dtype=np.float32)
-                column[known] = self._known_of(places, name)
+                column[known] = 1.0  # observed
             columns.append(torch.from_numpy(column).to(losses))
         return torch.stack(columns, dim=1)
-
-    def _known_of(self, ids: np.ndarray, name: str) -> np.ndarray | float:
-        if name == "observed":
-            return 1.0
-        if name == "suspicion" and self.suspicion is not None:
-            found: np.ndarray = np.nan_to_num(self.suspicion[ids])  # without evidence there is none
-            return found
-        return self.buffer.rates(ids)
 
     def examine(
         self,
@@ -249,6 +248,15 @@ class MemorizationTracker:
         self.cut = same_shape(state["cut"], self.cut, "cut").clone()
         self.mixture = None if state["mixture"] is None else NoiseRate(**state["mixture"])
         self._generator.set_state(state["generator"].cpu())
+
+
+def _begun(average: np.ndarray | None, name: str) -> np.ndarray:
+    if average is None:
+        raise OrderError(
+            f"Expected {name} to be averaged by now, got Phase I without audit_only. "
+            "Ask for it from the switch on."
+        )
+    return average
 
 
 def _copied(values: np.ndarray | None) -> Tensor | None:

@@ -58,8 +58,8 @@ class TransitionDetector:
 def first_stall(gaps: Sequence[float], window: int) -> int | None:
     """The first epoch, counted from 1, that is no nearer to the switch than `window` epochs before.
 
-    None as long as there is none. The first `window` epochs are compared with nothing: while the
-    history fills, the memorized ratio says little.
+    None as long as there is none. No epoch before number `window` counts: while the history fills,
+    the memorized ratio says little.
 
     Args:
         gaps: clean ratio - memorized ratio at the end of each epoch of Phase I.

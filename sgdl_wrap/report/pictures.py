@@ -132,8 +132,9 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
 def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     """g(·; ψ) over the loss, on the losses that interactions have now (Eq. 5).
 
-    Where g reads no loss, it is drawn over the suspicion. A smoothed loss is taken as equal to the
-    loss. Where g also reads the memorization rate, there is a curve each for 0, 1/2 and 1.
+    Where g reads no loss, it is drawn over the suspicion, else with the median suspicion. A
+    smoothed loss is taken as equal to the loss. Where g also reads the memorization rate, there is
+    a curve each for 0, 1/2 and 1.
     """
     axes.set_title("Weighting function")
     self_guided = denoiser._epochs.self_guided
@@ -161,12 +162,14 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
     x = torch.linspace(float(low), float(high), 200).to(g.output.weight)
+    middle = 0.0 if tracker.suspicion is None else float(np.nanmedian(tracker.suspicion))
     reads = "memorization_rate" in names
     curves = [(0.0, NOISY, "--"), (0.5, THIRD, "-."), (1.0, CLEAN, "-")]
     for rate, color, style in curves if reads else curves[-1:]:
         columns = {
             "loss": x, "smoothed_loss": x, "memorization_rate": torch.full_like(x, rate),
-            "suspicion": x, "observed": torch.ones_like(x),
+            "suspicion": x if over == "suspicion" else torch.full_like(x, middle),
+            "observed": torch.ones_like(x),
         }  # fmt: skip
         with torch.no_grad():
             features = torch.stack([columns[name] for name in names], dim=1)

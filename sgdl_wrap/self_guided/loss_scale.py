@@ -14,7 +14,7 @@ _LOSSES = ("loss", "smoothed_loss")
 
 
 def loss_scale(history: Sequence[EpochRecord]) -> float:
-    """max(1, mean loss of the last epoch of Phase I): what g's losses are divided by.
+    """max(1, |mean loss of the last epoch of Phase I|): what g's losses are divided by.
 
     g is drawn for losses of the order of one: a negative log-likelihood of 7, or 700 where it is
     summed over a row, lies where its sigmoid is flat, and all weights are alike or zero. Losses
@@ -24,7 +24,7 @@ def loss_scale(history: Sequence[EpochRecord]) -> float:
         history: records of the epochs that have ended, oldest first.
     """
     lived = bisect_left(history, True, key=lambda record: record.phase is Phase.SELF_GUIDED)
-    return max(1.0, history[lived - 1].loss) if lived else 1.0
+    return max(1.0, abs(history[lived - 1].loss)) if lived else 1.0
 
 
 def scaled_features(features: Tensor, names: Sequence[str], scale: float) -> Tensor:

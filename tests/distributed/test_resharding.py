@@ -51,8 +51,8 @@ def test_one_process_goes_on_with_the_merged_state(told: Told, case: str, divide
     assert_near(dict(found["model"]), dict(expected["model"]))
     for name in ("tracker", "self_guided"):
         assert_near(
-            without(found["denoiser"][name], "guidance", "suspicion"),
-            without(expected["denoiser"][name], "guidance", "suspicion"),
+            without(found["denoiser"][name], "guidance"),
+            without(expected["denoiser"][name], "guidance"),
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.errors import NoiseRateError, ScoreError
+from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.suspicion import suspicion
 from sgdl_wrap.memorization.tracker import MemorizationTracker
@@ -353,6 +353,7 @@ COLUMNS = {  # for ids 4, -1, 0, 4, 5 below
     # 3/4 of 6, 3 and 6, and 1/4 of this loss; unobserved and never seen: the loss itself
     "smoothed_loss": [4.625, 1.5, 2.875, 5.375, 4.5],
     "memorization_rate": [0.75, 0.0, 0.25, 0.75, 0.0],
+    "suspicion": [0.875, 0.0, 0.25, 0.875, 0.0],  # of 5 nothing was seen
     "observed": [1.0, 0.0, 1.0, 1.0, 1.0],
 }
 
@@ -360,6 +361,7 @@ COLUMNS = {  # for ids 4, -1, 0, 4, 5 below
 @pytest.mark.parametrize(
     "names",
     [("loss",), ("smoothed_loss",), ("memorization_rate",), ("observed",), ("observed", "loss"),
+     ("suspicion",), ("loss", "suspicion"),
      ("loss", "smoothed_loss", "memorization_rate", "observed"),
      ("memorization_rate", "observed", "smoothed_loss")],
     ids="+".join,
@@ -369,6 +371,7 @@ def test_features_are_the_columns_named_in_their_order(names, kind):
     tracker = small(weight_inputs=names, loss_smoothing=0.75)
     tracker.record(ids([4, 0]), floats([6.0, 3.0]))
     memorize(tracker, [[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0]])
+    tracker.suspicion = floats([0.25, 0.5, 0.5, 0.5, 0.875, np.nan])
     losses = torch.tensor(COLUMNS["loss"], dtype=kind, requires_grad=True)
     found = tracker.features(ids([4, -1, 0, 4, 5]), losses * 1, names)
     assert found.shape == (5, len(names))
@@ -400,9 +403,16 @@ def test_features_write_nothing_down():
 
 
 def test_features_of_unobserved_samples_alone():
-    tracker = small(weight_inputs=tuple(COLUMNS))
+    tracker = small(weight_inputs=tuple(COLUMNS), audit_only=True)
     found = tracker.features(ids([-1, -1]), torch.tensor([1.0, 2.0]), tuple(COLUMNS))
-    assert found.tolist() == [[1.0, 1.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]]
+    assert found.tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("name", ["smoothed_loss", "suspicion"])
+def test_averages_are_not_read_before_they_begin(name):
+    tracker = small(noise_rate=0.2)
+    with pytest.raises(OrderError, match=f"Expected {name} to be averaged by now, got Phase I"):
+        tracker.features(ids([0]), torch.tensor([1.0]), (name,))
 
 
 # ------------------------------------------------------------------ examine

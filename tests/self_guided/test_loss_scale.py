@@ -22,9 +22,10 @@ def test_scale_is_the_mean_loss_of_the_last_epoch_of_phase_one():
         record(4, Phase.SELF_GUIDED, 3.0),
     ]
     assert [loss_scale(history[:epochs]) for epochs in range(5)] == [1.0, 9.0, 7.0, 7.0, 7.0]
+    assert loss_scale([record(1, Phase.MEMORIZATION, -937.0)]) == 937.0
 
 
-@pytest.mark.parametrize("loss", [0.3, 1.0, -4.0])
+@pytest.mark.parametrize("loss", [0.3, 1.0, -0.5])
 def test_losses_of_the_order_of_one_or_less_are_read_as_they_are(loss):
     assert loss_scale([record(1, Phase.MEMORIZATION, loss)]) == 1.0
     features = torch.rand(3, 2, generator=torch.Generator().manual_seed(0))
@@ -68,21 +69,29 @@ def test_a_loss_of_hundreds_still_gets_weights_that_differ(weight_inputs):
 
 
 def test_report_and_the_batches_read_the_same_scale():
-    denoiser = trained(1000.0, CONFIG.but(weight_normalization="none"))
+    config = CONFIG.but(weight_inputs=("loss",), weight_normalization="none")
+    denoiser = trained(1000.0, config)
     audit = denoiser.report()
     assert audit["loss"].max() > 10
     assert 0 < audit["weight"].min() < audit["weight"].max() < 1
+    guided, scale = denoiser._epochs.self_guided, denoiser._epochs.loss_scale
+    assert scale > 10
+    with torch.no_grad():
+        expected = guided.learner.weighting(torch.from_numpy(audit["loss"].copy())[:, None] / scale)
+    torch.testing.assert_close(torch.from_numpy(audit["weight"].copy()), expected)
 
 
 def test_the_scale_comes_back_with_the_state():
-    denoiser, batch = trained(1000.0), in_lists(99)[0]
+    config = CONFIG.but(weight_inputs=("loss",))
+    denoiser, batch = trained(1000.0, config), in_lists(99)[0]
+    assert denoiser.sample_weights(batch).std() > 0.01
     state = denoiser.state_dict()
     model = Factors()
     model.load_state_dict(denoiser.model.state_dict())
     again = SelfGuidedDenoiser(
         model, torch.optim.Adam(model.parameters(), lr=0.05),
         lambda model, batch: 1000.0 * bpr(model, batch),
-        interactions=(USERS, ITEMS), config=CONFIG,
+        interactions=(USERS, ITEMS), config=config,
     )  # fmt: skip
     again.load_state_dict(state)
     assert torch.equal(again.sample_weights(batch), denoiser.sample_weights(batch))
