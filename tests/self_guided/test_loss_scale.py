@@ -7,6 +7,7 @@ import torch
 
 from sgdl_wrap import DenoiserConfig, EpochRecord, Phase, SelfGuidedDenoiser
 from sgdl_wrap.self_guided.loss_scale import loss_scale, scaled_features
+from tests.models_zoo import seeded
 from tests.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
 
 
@@ -43,7 +44,8 @@ CONFIG = DenoiserConfig(history_length=4, noise_rate=0.8, guidance_interval=1)
 
 
 def trained(scale: float, config: DenoiserConfig = CONFIG) -> SelfGuidedDenoiser:
-    model = Factors()
+    with seeded(0):
+        model = Factors()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     denoiser = SelfGuidedDenoiser(
         model, optimizer, lambda model, batch: scale * bpr(model, batch),
