@@ -24,7 +24,7 @@ def memory_rates(traces: Traces) -> Figure:
             panel.plot(epochs, trace[way]["noisy"], color=_NOISY, label="noisy")
             _mark(panel, trace["switch"], "memorization point", ":")
             panel.set(title=f"{model}, {name}", xlabel="epoch", ylabel="memory rate", ylim=(0, 1))
-            panel.legend(loc="lower right", fontsize=8)
+            panel.legend(loc=(0.5, 0.48), fontsize=8)
     return figure
 
 
