@@ -236,7 +236,7 @@ class Epochs:
         self.self_guided = self._new_phase(
             self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise)
         )
-        self.tracker.begin_averages(findings)
+        self.tracker.note_switch(findings)
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
 
     def _say_where_stalled(self, record: EpochRecord) -> None:

@@ -12,7 +12,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions
 
-FORMAT = 5
+FORMAT = 6
 _KEYS = {
     "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
     "self_guided", "user", "epoch", "explicit_epochs",

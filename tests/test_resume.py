@@ -207,7 +207,7 @@ def test_the_state_of_another_model_is_refused(state: dict[str, Any]) -> None:
 
 def test_the_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
     foreign = {**state, "format": 99}
-    refused(Run("lightgcn tuple"), foreign, "^Expected state format 5, got 99")
+    refused(Run("lightgcn tuple"), foreign, "^Expected state format 6, got 99")
 
 
 @pytest.mark.parametrize(

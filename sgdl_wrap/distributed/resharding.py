@@ -177,6 +177,8 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     trackers = _in_one_epoch(state["tracker"] for state in states)
     tracker = dict(trackers[0])
     tracker["ring"] = _taken([one["ring"] for one in trackers], sizes, order)
+    if tracker["at_switch"] is not None:
+        (tracker["at_switch"],) = _taken([one["at_switch"][None] for one in trackers], sizes, order)
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = torch.cat([one[name] for one in trackers])[order]
@@ -218,6 +220,8 @@ def _part(state: dict[str, Any], interactions: Interactions) -> dict[str, Any]:
         )
     tracker = dict(state["tracker"])
     tracker["ring"] = _taken([tracker["ring"]], [len(keys)], places)
+    if tracker["at_switch"] is not None:
+        (tracker["at_switch"],) = _taken([tracker["at_switch"][None]], [len(keys)], places)
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = tracker[name][places]

@@ -66,6 +66,7 @@ class MemorizationTracker:
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
         self.suspicion: np.ndarray | None = None  # mean over the epochs
         self._suspicion_epochs = 0
+        self.at_switch: np.ndarray | None = None  # packed bits of M then
         self._epoch_ended = False
         self.smoothed: np.ndarray | None = None
         if "smoothed_loss" in config.weight_inputs or config.audit_only:
@@ -205,8 +206,10 @@ class MemorizationTracker:
             self.losses.fill(np.nan)
             self._epoch_ended = False
 
-    def begin_averages(self, findings: EpochFindings) -> None:
-        """Smooths losses and averages suspicion, beginning with the epoch that has just ended."""
+    def note_switch(self, findings: EpochFindings) -> None:
+        """Keeps M_t as it is now, and begins the averages with the epoch that has just ended."""
+        if self.at_switch is None:
+            self.at_switch = self.buffer.memorized()
         if self.smoothed is None:
             self.smoothed = self.losses.copy()
         if self.suspicion is None:
@@ -228,6 +231,7 @@ class MemorizationTracker:
             "suspicion": _copied(self.suspicion),
             "suspicion_epochs": self._suspicion_epochs,
             "smoothed": _copied(self.smoothed),
+            "at_switch": _copied(self.at_switch),
             "cut": self.cut.clone(),
             "mixture": None if self.mixture is None else asdict(self.mixture),
             "generator": self._generator.get_state(),
@@ -245,6 +249,9 @@ class MemorizationTracker:
         self._suspicion_epochs = int(state["suspicion_epochs"])
         if state["smoothed"] is not None:
             self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
+        if state["at_switch"] is not None:
+            at_switch = same_shape(state["at_switch"], ring[0], "at_switch")
+            self.at_switch = at_switch.numpy().copy()
         self.cut = same_shape(state["cut"], self.cut, "cut").clone()
         self.mixture = None if state["mixture"] is None else NoiseRate(**state["mixture"])
         self._generator.set_state(state["generator"].cpu())

@@ -29,6 +29,7 @@ FIELDS = np.dtype(
         ("memorization_rate", np.float32),
         ("noise_posterior", np.float32),
         ("memorized", np.bool_),
+        ("memorized_at_switch", np.bool_),
     ]
 )
 
@@ -55,7 +56,9 @@ class Audit:
             - memorization_rate: m^h_t(k) of Eq. 1;
             - noise_posterior: p(noisy component | loss) of the last mixture (Eq. 4), the loss
               smoothed where that is kept, scaled as for the mixture; NaN without one;
-            - memorized: whether it is in M, the data that guides; in Phase I, whether it would be.
+            - memorized: whether it is in M, the data that guides; in Phase I, whether it would be;
+            - memorized_at_switch: whether it was in M at the memorization point, from where M moves
+              on for ranking losses; False in Phase I.
 
     Source: Eq. 1 and Eq. 4; the ranking is this library's.
     """
@@ -158,6 +161,9 @@ def audit(
     rows["memorized"] = False
     memorized = tracker.memorized_ids() if self_guided is None else self_guided.memorized
     rows["memorized"][memorized] = True
+    rows["memorized_at_switch"] = False
+    if tracker.at_switch is not None:
+        rows["memorized_at_switch"] = np.unpackbits(tracker.at_switch, count=len(ids)) > 0
     return Audit(rows[np.argsort(-suspicion, kind="stable")])  # NaN sorts last
 
 

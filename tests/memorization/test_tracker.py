@@ -298,9 +298,9 @@ def test_smoothing_begins_with_the_last_losses_seen():
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
     findings = tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True)
     tracker.commit(findings)
-    tracker.begin_averages(findings)
+    tracker.note_switch(findings)
     tracker.record(ids([1, 2]), floats([4.0, 8.0]))
-    tracker.begin_averages(findings)  # it has begun
+    tracker.note_switch(findings)  # it has begun
     assert tracker.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
     again = small(noise_rate=0.2, loss_smoothing=0.5)
     again.load_state_dict(tracker.state_dict())
@@ -323,7 +323,7 @@ def test_suspicion_is_averaged_from_the_switch_on():
     watched_epoch(tracker, [1.0, 2.0, 5.0])
     first = watched_epoch(tracker, [3.0, 2.0, 1.0])
     assert tracker.suspicion is None
-    tracker.begin_averages(tracker.findings)
+    tracker.note_switch(tracker.findings)
     expected = (first + watched_epoch(tracker, [0.0, 9.0, 2.0])) / 2
     assert tracker.suspicion[:3] == pytest.approx(expected)
     again = small(noise_rate=0.2)

@@ -164,6 +164,26 @@ def test_memorized_are_those_that_guide() -> None:
     assert found == memorized
 
 
+@pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
+def test_what_was_memorized_at_the_switch_is_told_for_good(kind: str) -> None:
+    assert not trained(kind, config=WATCHING).report()["memorized_at_switch"].any()
+    first = by_pair(trained(kind, epochs=1).report())  # which is the epoch of the switch
+    then = {pair for pair, row in first.items() if row["memorized"]}
+    assert 0 < len(then) < N
+    later = trained(kind, epochs=4)
+    for denoiser in (later, restored(later, kind)):
+        rows = by_pair(denoiser.report())
+        assert {pair for pair, row in rows.items() if row["memorized_at_switch"]} == then
+    moved = {pair for pair, row in rows.items() if row["memorized"]} != then
+    assert moved == (kind == "lightgcn")
+
+
+def restored(denoiser: SelfGuidedDenoiser, kind: str) -> SelfGuidedDenoiser:
+    again = tiny_denoiser(DATA, kind, config=denoiser.config)
+    again.load_state_dict(denoiser.state_dict())
+    return again
+
+
 def test_memorization_rates_are_those_of_equation_1() -> None:
     denoiser = trained(config=WATCHING, epochs=4)
     counts = denoiser._epochs.tracker.buffer.counts().tolist()
@@ -227,9 +247,9 @@ def test_csv_holds_every_row_and_column(tmp_path: Any) -> None:
     assert len(lines) == N
     for line, row in zip(lines, audit.rows, strict=True):
         assert (int(line[0]), int(line[1])) == (row["user"], row["item"])
-        values = [float(text) for text in line[2:-1]]
-        np.testing.assert_allclose(values, [float(x) for x in row.tolist()[2:-1]], rtol=1e-6)
-        assert line[-1] == str(bool(row["memorized"]))
+        values = [float(text) for text in line[2:-2]]
+        np.testing.assert_allclose(values, [float(x) for x in row.tolist()[2:-2]], rtol=1e-6)
+        assert line[-2:] == [str(bool(row[name])) for name in header[-2:]]
 
 
 def test_printed_it_is_its_first_rows_under_the_names_of_the_fields() -> None:
