@@ -93,7 +93,8 @@ class DenoiserConfig:
     """What g reads of a sample. Paper: its loss ("loss"). Ours: what `report()` ranks by, from the
     switch on ("suspicion"), its losses' exponential average over visits since ("smoothed_loss"),
     the share of epochs it was memorized ("memorization_rate"), whether the pair was observed
-    ("observed"). "auto" is the suspicion for ranking losses, whose loss of the moment depends on
+    ("observed"). Losses are divided by the mean one of Phase I's last epoch, where that is above 1
+    (deviation 21). "auto" is the suspicion for ranking losses, whose loss of the moment depends on
     the negative that was drawn, and the loss for pointwise ones, where a history would tell g
     which samples are negatives, which have none."""
 

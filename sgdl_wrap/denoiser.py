@@ -165,8 +165,7 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: as `end_epoch`.
         """
         self._epochs.write_down()
-        epochs = self._epochs
-        return audit(epochs.tracker, epochs.self_guided, loss_scale=epochs.loss_scale)
+        return audit(self._epochs.tracker, self._epochs.self_guided)
 
     # ------------------------------------------------------------------ the loop
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,11 +97,6 @@ class Epochs:
         if self._config.noise_rate is not None:
             return self._config.noise_rate
         return None if self.tracker.mixture is None else self.tracker.mixture.value
-
-    @property
-    def loss_scale(self) -> float:
-        """What g's losses are divided by; the same from the memorization point on."""
-        return loss_scale(self.history)
 
     def where(self) -> str:
         """Names the batch in hand in messages."""
@@ -234,7 +230,7 @@ class Epochs:
                 stacklevel=5,
             )
         self.self_guided = self._new_phase(
-            self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise)
+            self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise), self.history
         )
         self.tracker.note_switch(findings)
         logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
@@ -254,7 +250,9 @@ class Epochs:
                 record.epoch, record.memorized_ratio, record.clean_ratio, window,
             )
 
-    def _new_phase(self, memorized: np.ndarray, config: DenoiserConfig) -> SelfGuidedPhase:
+    def _new_phase(
+        self, memorized: np.ndarray, config: DenoiserConfig, history: Sequence[EpochRecord]
+    ) -> SelfGuidedPhase:
         kind = next(self._user_code.model.parameters()).dtype
         return SelfGuidedPhase(
             memorized,
@@ -263,6 +261,7 @@ class Epochs:
             device=self._user_code.device,
             dtype=torch.promote_types(kind, torch.float32),
             ranks=self._ranks,
+            loss_scale=loss_scale(history),
         )
 
     def _new_epoch(self) -> RunningEpoch:
@@ -290,15 +289,16 @@ class Epochs:
         with broken_state_refused():  # all is built before any of it is taken
             tracker = MemorizationTracker(self._interactions, self._config, self._ranks)
             tracker.load_state_dict(state["tracker"])
+            history = [EpochRecord.from_dict(values) for values in state["history"]]
             self_guided = None
             if state["self_guided"] is not None:
                 guided = state["self_guided"]
                 self_guided = self._new_phase(
                     guided["memorized"].cpu().numpy(),
                     self._config.but(**guided["settled"]),
+                    history,
                 )
                 self_guided.load_state_dict(guided)
-            history = [EpochRecord.from_dict(values) for values in state["history"]]
             running = RunningEpoch.from_state(state["epoch"])
             explicit = self._explicit_from_the_first or bool(state["explicit_epochs"])
             self._user_code.load_state_dict(state["user"])

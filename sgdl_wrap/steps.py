@@ -25,7 +25,6 @@ from sgdl_wrap.errors import NonFiniteError, OrderError
 from sgdl_wrap.finite import check_finite, check_gradients
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.self_guided.lookahead import Lookahead
-from sgdl_wrap.self_guided.loss_scale import scaled_features
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.user_code import UserCode
@@ -283,13 +282,10 @@ class Steps:
         """What g reads of a batch's samples, (B, F)."""
         inputs = self_guided.config.weight_inputs
         if inputs == ("loss",):
-            features = losses.detach()[:, None]
-        else:
-            if "smoothed_loss" in inputs:
-                self._epochs.write_down()  # what g reads of the past is all of it
-            ids = self._samples(pending, where).ids
-            features = self._epochs.tracker.features(ids, losses, inputs)
-        return scaled_features(features, inputs, self._epochs.loss_scale)
+            return losses.detach()[:, None]
+        if "smoothed_loss" in inputs:
+            self._epochs.write_down()  # what g reads of the past is all of it
+        return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
 
     def _weights(
         self,

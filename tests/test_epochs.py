@@ -11,6 +11,7 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 
 from sgdl_wrap import DenoiserConfig, EpochRecord, Phase, SelfGuidedDenoiser
+from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.memorization.transition import first_stall
 from tests.models_zoo import (
     SWITCHING,
@@ -233,6 +234,14 @@ def test_nothing_is_said_where_no_switch_is_waited_for_in_vain(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     train(standing_still(NEVER.but(**changes)), epochs=25)
+    assert warned(caplog) == []
+
+
+def test_of_several_ranks_the_first_alone_says_it(caplog: pytest.LogCaptureFixture) -> None:
+    denoiser = standing_still(NEVER)
+    denoiser._epochs._ranks = Ranks()
+    denoiser._epochs._ranks.rank = 1
+    train(denoiser, epochs=25)
     assert warned(caplog) == []
 
 

@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no denoising learning": {"denoising_learning": False},
     "the loss alone": {"weight_inputs": ("loss",)},
     "smoothed loss": {"weight_inputs": ("smoothed_loss",)},
+    "suspicion": {"weight_inputs": ("suspicion", "observed")},
     "four inputs": {
         "weight_inputs": ("loss", "smoothed_loss", "memorization_rate", "observed")
     },

@@ -59,18 +59,18 @@ def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
 
 
 def percentile_ranks(users: Tensor, ranks: Tensor, observed: Tensor) -> Tensor:
-    """The share of the user's unobserved candidates that are ranked before each candidate.
+    """The share of the user's unobserved candidates that are ranked before each observed one.
 
     0 for the user's best, 1 for a candidate behind all unobserved ones; 0 where there are none.
-    Over a user's observed items its mean is 1 - AUC. Of the candidates o u o u (o observed), best
-    first, the observed ones have 0 and 1/2.
+    Over a user's observed items its mean is 1 - AUC. Candidates o u o u (o observed), best first,
+    have 0 and 1/2.
 
     Args:
         users, observed: (K,) each.
         ranks: as :func:`ranked_within` gave them, (K,) int64.
 
     Returns:
-        (K,) float32 in [0, 1].
+        float32 in [0, 1], one for each observed candidate, in their order.
 
     Source: the percentile rank of Hu, Koren, Volinsky, ICDM 2008, Eq. 8, among unobserved items.
     """
@@ -79,9 +79,10 @@ def percentile_ranks(users: Tensor, ranks: Tensor, observed: Tensor) -> Tensor:
     starts = sizes.cumsum(0) - sizes
     places = starts[users] + ranks  # by user, best first
     before = torch.zeros(len(users) + 1, dtype=torch.int64)
-    before[places + 1] = (~observed).long()
+    before[places[~observed] + 1] = 1
     before = before.cumsum(0)
     first, end = before[starts], before[starts + sizes]
+    users, places = users[observed], places[observed]
     return (before[places] - first[users]) / (end - first).clamp_min(1)[users]
 
 
@@ -143,7 +144,7 @@ def rank_epoch(
         low, high = int(interactions.starts[first]), int(interactions.starts[last])
         # observed candidates stand in the order of their ids
         memorized[low:high] = (ranks < counts)[observed].numpy()
-        percentile[low:high] = percentile_ranks(users, ranks, observed)[observed].numpy()
+        percentile[low:high] = percentile_ranks(users, ranks, observed).numpy()
         final = ranks == counts - 1
         cut[users[final]] = scores[final].float()
         if on_ranked is not None:

@@ -13,7 +13,6 @@ import torch
 from sgdl_wrap.errors import DenoiserError, OrderError
 from sgdl_wrap.memorization.noise_rate import noise_posterior, scaled_losses
 from sgdl_wrap.memorization.tracker import MemorizationTracker
-from sgdl_wrap.self_guided.loss_scale import scaled_features
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 
 CHUNK = 1 << 16  # interactions that are weighted at once
@@ -122,14 +121,11 @@ class Audit:
         parquet.write_table(pyarrow.table(columns), path)
 
 
-def audit(
-    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, *, loss_scale: float = 1.0
-) -> Audit:
+def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> Audit:
     """What Phase I has watched and Phase II, if it has begun, has learned.
 
     Args:
         tracker, self_guided: of the two phases; None before the second.
-        loss_scale: what g's losses are divided by.
 
     Raises:
         OrderError: nothing was watched yet.
@@ -144,7 +140,7 @@ def audit(
     ids = np.arange(len(interactions))
     rows = np.empty(len(ids), dtype=FIELDS)
     rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
-    rows["weight"] = _weights(tracker, self_guided, ids, loss_scale)
+    rows["weight"] = _weights(tracker, self_guided, ids)
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
@@ -168,9 +164,9 @@ def audit(
 
 
 def _weights(
-    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray, scale: float
+    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray
 ) -> np.ndarray:
-    """g(·; ψ) of each interaction at the loss last seen, (N,); NaN where none was."""
+    """g(·; ψ) of each interaction, (N,); NaN where g reads a loss and none was seen."""
     if self_guided is None:
         return np.ones(len(ids))
     if self_guided.learner is None:
@@ -180,8 +176,7 @@ def _weights(
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
         losses = torch.from_numpy(tracker.losses[some])
-        names = self_guided.config.weight_inputs
-        features = scaled_features(tracker.features(ids[some], losses, names), names, scale)
+        features = tracker.features(ids[some], losses, self_guided.config.weight_inputs)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()
     return found

@@ -18,7 +18,6 @@ import torch
 
 from sgdl_wrap.errors import DenoiserError
 from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.self_guided.loss_scale import scaled_features
 
 if TYPE_CHECKING:
     from sgdl_wrap.denoiser import SelfGuidedDenoiser
@@ -172,8 +171,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
             "observed": torch.ones_like(x),
         }  # fmt: skip
         with torch.no_grad():
-            features = torch.stack([columns[name] for name in names], dim=1)
-            weights = g(scaled_features(features, names, denoiser._epochs.loss_scale))
+            weights = g(torch.stack([columns[name] for name in names], dim=1))
         axes.plot(
             x.cpu().numpy(), weights.cpu().numpy(), color=color, linestyle=style,
             label=f"memorized in {rate:.0%} of epochs" if reads else f"g({over}; ψ)",

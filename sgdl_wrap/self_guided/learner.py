@@ -23,6 +23,7 @@ from sgdl_wrap.self_guided.gradients import (
 )
 from sgdl_wrap.self_guided.guidance import Guidance
 from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.self_guided.loss_scale import input_units
 from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
@@ -60,11 +61,12 @@ class SelfGuidedLearner:
         config: the variants.
         device, dtype: of the losses.
         ranks: those that learn together, each from its own part of the batch and the guidance.
+        loss_scale: what g divides losses by.
     """
 
     def __init__(
         self, memorized: np.ndarray, config: DenoiserConfig, *, device: torch.device,
-        dtype: torch.dtype, ranks: Ranks = ALONE,
+        dtype: torch.dtype, ranks: Ranks = ALONE, loss_scale: float = 1.0,
     ) -> None:
         self.config = config
         self._ranks = ranks
@@ -72,7 +74,9 @@ class SelfGuidedLearner:
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         kind = {"generator": self.generator, "device": device, "dtype": dtype}
         self.weighting = WeightingFunction(
-            len(config.weight_inputs), config.weight_hidden, **kind  # type: ignore[arg-type]
+            len(config.weight_inputs), config.weight_hidden,
+            input_units=input_units(config.weight_inputs, loss_scale),
+            **kind,  # type: ignore[arg-type]
         )
         self.selector = GuidanceSelector(
             memorized, config, generator=self.generator, device=device, dtype=dtype, ranks=ranks

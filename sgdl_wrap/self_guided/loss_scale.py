@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-
-from torch import Tensor
 
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.records import EpochRecord
@@ -18,27 +15,21 @@ def loss_scale(history: Sequence[EpochRecord]) -> float:
 
     g is drawn for losses of the order of one: a negative log-likelihood of 7, or 700 where it is
     summed over a row, lies where its sigmoid is flat, and all weights are alike or zero. Losses
-    below one, as BPR's and BCE's soon are, are left as they are.
+    below one, as BPR's and BCE's soon are, are left as they are (deviation 21).
 
     Args:
         history: records of the epochs that have ended, oldest first.
     """
-    lived = bisect_left(history, True, key=lambda record: record.phase is Phase.SELF_GUIDED)
-    return max(1.0, abs(history[lived - 1].loss)) if lived else 1.0
+    losses = [record.loss for record in history if record.phase is Phase.MEMORIZATION]
+    return max(1.0, abs(losses[-1])) if losses else 1.0
 
 
-def scaled_features(features: Tensor, names: Sequence[str], scale: float) -> Tensor:
-    """The features with the losses among them divided by `scale`, (B, F).
+def input_units(names: Sequence[str], scale: float) -> list[float] | None:
+    """What each of g's inputs is divided by: `scale` for losses, else 1; None where all are 1.
 
     Args:
-        features: what is known of each sample, (B, F).
-        names: of the columns, (F,).
+        names: of the inputs, as `weight_inputs` names them.
         scale: as of :func:`loss_scale`.
     """
-    if scale == 1.0:
-        return features
-    scaled = features.clone()
-    for column, name in enumerate(names):
-        if name in _LOSSES:
-            scaled[:, column] /= scale
-    return scaled
+    units = [scale if name in _LOSSES else 1.0 for name in names]
+    return units if max(units) > 1.0 else None

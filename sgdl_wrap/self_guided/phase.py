@@ -33,6 +33,7 @@ class SelfGuidedPhase:
             is trained on (Table 3, w/o DLS).
         device, dtype: of ψ and φ.
         ranks: those that learn ψ and φ together.
+        loss_scale: what g divides losses by.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SelfGuidedPhase:
         device: torch.device,
         dtype: torch.dtype,
         ranks: Ranks = ALONE,
+        loss_scale: float = 1.0,
     ) -> None:
         self._ranks = ranks
         self.memorized = memorized
@@ -55,7 +57,7 @@ class SelfGuidedPhase:
         self.learner: SelfGuidedLearner | None = None
         if config.denoising_learning:
             self.learner = SelfGuidedLearner(
-                memorized, config, device=device, dtype=dtype, ranks=ranks
+                memorized, config, device=device, dtype=dtype, ranks=ranks, loss_scale=loss_scale
             )
         self._guidance: Guidance | None = None
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +11,15 @@ from sgdl_wrap.distributed.ranks import Ranks
 
 
 class WeightingFunction(nn.Module):
-    """w = sigmoid(W2 relu(W1 x + b1) + b2), one hidden layer (Sec. 3.2.1; Meta-Weight-Net).
+    """w = sigmoid(W2 relu(W1 (x / u) + b1) + b2), one hidden layer (Sec. 3.2.1; Meta-Weight-Net).
 
     Args:
         n_inputs: features a sample, 1 for the paper's loss alone.
         hidden: units of the hidden layer.
         generator: draws the initial weights.
         device, dtype: where and in what precision it computes.
+        input_units: u, the unit of each feature; None is 1 for all. Not learned, and no part of
+            the state.
     """
 
     def __init__(
@@ -26,13 +30,21 @@ class WeightingFunction(nn.Module):
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype,
+        input_units: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.input_units: Tensor | None
+        units = None
+        if input_units is not None:
+            units = torch.tensor(input_units, device=device, dtype=dtype)
+        self.register_buffer("input_units", units, persistent=False)
         self.hidden = linear(n_inputs, hidden, generator, device, dtype)
         self.output = linear(hidden, 1, generator, device, dtype)
 
     def forward(self, features: Tensor) -> Tensor:
         """Weights in (0, 1), (B,), of features (B, n_inputs)."""
+        if self.input_units is not None:
+            features = features / self.input_units
         hidden = torch.relu(self.hidden(features))
         weights: Tensor = torch.sigmoid(self.output(hidden)).squeeze(-1)
         return weights

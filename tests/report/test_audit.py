@@ -145,6 +145,24 @@ def test_weights_are_those_of_g_at_the_last_loss() -> None:
     assert len(set(audit["weight"].tolist())) > 1
 
 
+def test_what_was_never_seen_is_weighted_as_if_nothing_spoke_against_it() -> None:
+    denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)  # g reads the suspicion
+    for epoch in range(3):  # a loop that leaves one pair out
+        for batch in triple_epoch(DATA, epoch):
+            kept = ~((batch[0] == DATA.users[0]) & (batch[1] == DATA.items[0]))
+            batch = tuple(column[kept] for column in batch)
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        denoiser.end_epoch()
+    audit = denoiser.report()
+    unseen = np.isnan(audit["suspicion"])
+    assert unseen.sum() == 1
+    g = denoiser._epochs.self_guided.learner.weighting
+    with torch.no_grad():
+        expected = g(torch.zeros(1, 1))
+    np.testing.assert_allclose(audit["weight"][unseen], expected, rtol=1e-6)
+
+
 def test_in_phase_one_every_weight_is_one() -> None:
     assert (trained(config=WATCHING).report()["weight"] == 1).all()
 

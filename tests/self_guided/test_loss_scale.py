@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sgdl_wrap import DenoiserConfig, EpochRecord, Phase, SelfGuidedDenoiser
-from sgdl_wrap.self_guided.loss_scale import loss_scale, scaled_features
+from sgdl_wrap.self_guided.loss_scale import input_units, loss_scale
+from sgdl_wrap.self_guided.weighting import WeightingFunction
 from tests.models_zoo import seeded
 from tests.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
 
@@ -29,15 +30,27 @@ def test_scale_is_the_mean_loss_of_the_last_epoch_of_phase_one():
 @pytest.mark.parametrize("loss", [0.3, 1.0, -0.5])
 def test_losses_of_the_order_of_one_or_less_are_read_as_they_are(loss):
     assert loss_scale([record(1, Phase.MEMORIZATION, loss)]) == 1.0
-    features = torch.rand(3, 2, generator=torch.Generator().manual_seed(0))
-    assert scaled_features(features, ("loss", "smoothed_loss"), 1.0) is features
+    assert input_units(("loss", "smoothed_loss"), 1.0) is None
 
 
-def test_losses_alone_are_divided_and_the_argument_is_left_as_it_was():
-    features = torch.tensor([[8.0, 0.5, 4.0, 1.0]])
-    names = ("loss", "memorization_rate", "smoothed_loss", "observed")
-    assert scaled_features(features, names, 4.0).tolist() == [[2.0, 0.5, 1.0, 1.0]]
-    assert features.tolist() == [[8.0, 0.5, 4.0, 1.0]]
+def test_losses_alone_have_a_unit():
+    names = ("loss", "memorization_rate", "smoothed_loss", "suspicion", "observed")
+    assert input_units(names, 4.0) == [4.0, 1.0, 4.0, 1.0, 1.0]
+    assert input_units(("suspicion", "observed"), 4.0) is None
+
+
+def test_g_divides_by_the_units_and_keeps_them_out_of_its_state():
+    def drawn(units):
+        return WeightingFunction(
+            2, 8, generator=torch.Generator().manual_seed(1), device=torch.device("cpu"),
+            dtype=torch.float64, input_units=units,
+        )  # fmt: skip
+
+    features = torch.tensor([[8.0, 0.5], [-3.0, 1.0]], dtype=torch.float64)
+    plain, scaled = drawn(None), drawn([4.0, 1.0])
+    assert torch.equal(scaled(features), plain(features / torch.tensor([4.0, 1.0])))
+    assert features[0].tolist() == [8.0, 0.5]
+    assert scaled.state_dict().keys() == plain.state_dict().keys()
 
 
 CONFIG = DenoiserConfig(history_length=4, noise_rate=0.8, guidance_interval=1)
@@ -76,10 +89,12 @@ def test_report_and_the_batches_read_the_same_scale():
     audit = denoiser.report()
     assert audit["loss"].max() > 10
     assert 0 < audit["weight"].min() < audit["weight"].max() < 1
-    guided, scale = denoiser._epochs.self_guided, denoiser._epochs.loss_scale
-    assert scale > 10
+    g = denoiser._epochs.self_guided.learner.weighting
+    switch = denoiser.history[denoiser.memorization_point - 1]
+    assert g.input_units.tolist() == [pytest.approx(switch.loss)]
+    assert switch.loss > 10
     with torch.no_grad():
-        expected = guided.learner.weighting(torch.from_numpy(audit["loss"].copy())[:, None] / scale)
+        expected = g(torch.from_numpy(audit["loss"].copy())[:, None])
     torch.testing.assert_close(torch.from_numpy(audit["weight"].copy()), expected)
 
 
