@@ -114,7 +114,8 @@ def test_a_run_killed_at_twenty_points_ends_bit_for_bit_as_an_undisturbed_one(
     assert sum(kill["saving"] for kill in kills) == 10  # the others died in training
     half_written = sum(kill["saving"] and kill["partial"] for kill in kills)
     assert half_written >= 5  # else no death came while a file was written
-    assert len({kill["step"] for kill in kills}) >= 5
+    # the points are drawn in calls, and how many a step takes is not the same in all processes
+    assert len({kill["step"] for kill in kills}) >= 3
     expected = without(load_checkpoint(tmp_path / "whole-False.pt"), "seconds")
     assert expected["denoiser"]["self_guided"] is not None
     finished = sorted(tmp_path.glob("killed-*.pt"))
