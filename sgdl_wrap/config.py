@@ -12,7 +12,7 @@ from sgdl_wrap.errors import DenoiserError
 Ranking = Literal["sampled", "full"]
 LossNormalization = Literal["user", "global"]
 DenoisingSchedulerName = Literal["lstm", "mlp", "top_f", "none"]
-MemorizedData = Literal["auto", "switch", "current"]
+MemorizedData = Literal["auto", "switch", "current", "steady"]
 Similarity = Literal["alignment", "paper"]
 WeightInput = Literal["loss", "smoothed_loss", "memorization_rate", "suspicion", "observed"]
 WeightNormalization = Literal["none", "mean"]
@@ -67,10 +67,11 @@ class DenoiserConfig:
     # --- Phase II: self-guided learning ----------------------------------------------------
 
     memorized_data: MemorizedData = "auto"
-    """M, the data that guide: those memorized at the switch ("switch", paper) or by the last epoch
-    ("current", ours). "auto" is "current" for ranking losses: at an early switch such a model knows
-    the easy interactions alone, and guided by them for good it stays there. For pointwise losses it
-    is "switch": they memorize noise within few epochs more."""
+    """M, the data that guide: those memorized at the switch ("switch", paper), by the last epoch
+    ("current", ours), or by the last epoch and in at least 95 % of those of the history that have
+    been lived ("steady", ours). M of an early switch are the easy interactions alone; guided by them
+    for good, a model that is not yet done stays there. "auto" is "current" for ranking losses and
+    "steady" for pointwise ones, whose weights are the better the surer M is."""
 
     denoising_learning: bool = True
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
@@ -254,7 +255,7 @@ class DenoiserConfig:
         if inputs == "auto":
             inputs = ("loss",) if pointwise else ("suspicion",)
         if memorized == "auto":
-            memorized = "switch" if pointwise else "current"
+            memorized = "steady" if pointwise else "current"
         meta_lr = self.meta_lr
         if meta_lr is None:
             meta_lr = 0.005 if pointwise else 0.02

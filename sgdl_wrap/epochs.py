@@ -185,11 +185,9 @@ class Epochs:
         logger.info("%s", epoch_line(record))
         if self._display is not None:
             self._display.end(record)
-        if (
-            self.self_guided is not None
-            and self.self_guided.config.memorized_data == "current"
-        ):
-            self.self_guided.follow(self.tracker.memorized_ids())
+        if self.self_guided is not None and self.self_guided.config.memorized_data != "switch":
+            steady = self.self_guided.config.memorized_data == "steady"
+            self.self_guided.follow(self.tracker.memorized_ids(steady=steady))
         if phase is Phase.MEMORIZATION and noise_rate is not None and not self._config.audit_only:
             self._decide(
                 record, memorized, noise_rate, findings, pointwise=observed < samples

@@ -98,7 +98,7 @@ def drawn_settings(draw: st.DrawFn) -> Setting:
         denoising_scheduler=draw(st.sampled_from(["lstm", "mlp", "top_f", "none"])),
         similarity=draw(st.sampled_from(["alignment", "paper"])),
         weight_normalization=draw(st.sampled_from(["mean", "none"])),
-        memorized_data=draw(st.sampled_from(["auto", "switch", "current"])),
+        memorized_data=draw(st.sampled_from(["auto", "switch", "current", "steady"])),
         ranking=draw(st.sampled_from(["sampled", "full"])),
         gumbel_draws=4, denoising_scheduler_hidden=4, weight_hidden=4,
     )  # fmt: skip

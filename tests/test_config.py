@@ -20,7 +20,7 @@ CHOICES = {
     "guidance_labels": ("both", "observed"),
     "denoising_learning": (True, False),
     "on_nonfinite": ("raise", "skip"),
-    "memorized_data": ("auto", "switch", "current"),
+    "memorized_data": ("auto", "switch", "current", "steady"),
     "audit_only": (True, False),
 }
 # name: values at the edge that are allowed, values just past it
@@ -250,7 +250,7 @@ def test_what_is_left_open_is_settled_by_the_kind_of_loss():
     assert (ranking.memorized_data, ranking.meta_lr) == ("current", 0.02)
     pointwise = DenoiserConfig().settled(pointwise=True)
     assert pointwise.weight_inputs == ("loss",)
-    assert (pointwise.memorized_data, pointwise.meta_lr) == ("switch", 0.005)
+    assert (pointwise.memorized_data, pointwise.meta_lr) == ("steady", 0.005)
 
 
 @pytest.mark.parametrize("pointwise", [False, True])

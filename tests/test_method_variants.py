@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "weights as they are": {"weight_normalization": "none"},
     "memorized by now": {"memorized_data": "current"},
+    "memorized steadily": {"memorized_data": "steady"},
     "memorized at the switch": {"memorized_data": "switch"},
     "all guidance": {"guidance_size": None},
     "one guidance sample": {"guidance_size": 1},
@@ -116,6 +117,31 @@ def test_what_guides_is_memorized_by_now_or_at_the_switch(
     assert len({tuple(now) for _, now in seen}) > 1  # it changes while it trains
     for guiding, now in seen:
         assert guiding == (now if memorized_data == "current" else seen[0][1])
+
+
+def test_what_guides_a_pointwise_model_is_memorized_in_all_of_a_short_history() -> None:
+    config = DenoiserConfig(history_length=3, noise_rate=0.9, guidance_interval=1)
+    denoiser = build("neumf", config=config)
+    guiding = []
+    for epoch in range(6):
+        train(denoiser, "neumf", start=epoch)
+        denoiser.end_epoch()
+        state = denoiser.state_dict()
+        if state["self_guided"] is None:
+            continue
+        rows = state["tracker"]["ring"].numpy()
+        every = np.logical_and.reduce(
+            [np.unpackbits(row, count=len(denoiser.interactions)) for row in rows]
+        )
+        majority = round(denoiser.history[-1].memorized_ratio * len(denoiser.interactions))
+        memorized = state["self_guided"]["memorized"].tolist()
+        if epoch == denoiser.memorization_point - 1:  # M of Eq. 1 begins
+            assert len(memorized) == majority
+        else:
+            assert memorized == np.flatnonzero(every).tolist()
+            assert 0 < len(memorized) < majority
+            guiding.append(memorized)
+    assert len({tuple(memorized) for memorized in guiding}) > 1
 
 
 def test_weights_are_learned_at_every_so_many_steps_only() -> None:

@@ -50,7 +50,7 @@ def settings_of(
         model=model,
         condition=condition,
         method=method,
-        options=written_out(method, trial.options),
+        options=written_out(method, trial.options, pointwise=bench.recipe.pointwise),
         learning_rate=trial.learning_rate,
         l2=trial.l2,
         batch_size=bench.recipe.batch_size,
@@ -61,13 +61,19 @@ def settings_of(
     )
 
 
-def written_out(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The method's settings; the denoiser's in full, so that other defaults are another run."""
+def written_out(
+    method: str, options: dict[str, Any], *, pointwise: bool
+) -> dict[str, Any]:
+    """The method's settings; the denoiser's in full, so that other defaults are another run.
+
+    Args:
+        pointwise: of the model's loss, which some of the denoiser's defaults follow.
+    """
     if method != "sgdl":
         return options
-    defaults = DenoiserConfig().as_dict()
-    del defaults["seed"], defaults["history_length"]  # the run's and the recipe's
-    return {**options, "config": defaults | options.get("config", {})}
+    config = DenoiserConfig(**options.get("config", {})).settled(pointwise=pointwise).as_dict()
+    del config["seed"], config["history_length"]  # the run's and the recipe's
+    return {**options, "config": config}
 
 
 def changed_options(run: RunSettings) -> dict[str, Any]:
@@ -75,7 +81,8 @@ def changed_options(run: RunSettings) -> dict[str, Any]:
     config = run.options.get("config")
     if config is None:
         return run.options
-    defaults = DenoiserConfig().as_dict()
+    pointwise = BENCHES[run.model].recipe.pointwise
+    defaults = DenoiserConfig().settled(pointwise=pointwise).as_dict()
     changed = {name: value for name, value in config.items() if value != defaults.get(name)}
     return {name: value for name, value in run.options.items() if name != "config"} | changed
 

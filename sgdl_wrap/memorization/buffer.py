@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
+STEADY = 95  # per cent of the epochs lived in which steady interactions are memorized
 
 
 class MemorizationBuffer:
@@ -38,11 +39,21 @@ class MemorizationBuffer:
 
     def memorized(self) -> np.ndarray:
         """Packed bits of m^h_t(k) > 0.5, the memorized interactions M_t."""
+        return self._counted_from(self.history_length // 2 + 1)  # 1/2 exactly is no majority
+
+    def steady(self) -> np.ndarray:
+        """Packed bits of Σ_j m_j(k) >= 0.95 min(h, t), j over the last h of t epochs; none at t = 0.
+
+        Of h = 20 epochs they may miss one, of fewer than that none (deviation 16).
+        """
+        lived = min(self.epochs, self.history_length)
+        return self._counted_from(max(-(-STEADY * lived // 100), 1))
+
+    def _counted_from(self, least: int) -> np.ndarray:
         pieces = []
         for start in range(0, self.n_interactions, CHUNK):
             stop = min(start + CHUNK, self.n_interactions)
-            # twice the count against h: 1/2 exactly is not a majority
-            pieces.append(np.packbits(2 * self.counts(start, stop) > self.history_length))
+            pieces.append(np.packbits(self.counts(start, stop) >= least))
         return np.concatenate(pieces)
 
     def rates(self, ids: np.ndarray) -> np.ndarray:

@@ -215,9 +215,14 @@ class MemorizationTracker:
         if self.suspicion is None:
             self.suspicion, self._suspicion_epochs = self._suspicion_of(findings.ranked), 1
 
-    def memorized_ids(self) -> np.ndarray:
-        """M_t as sorted interaction ids, int64."""
-        bits = np.unpackbits(self.buffer.memorized(), count=len(self.interactions))
+    def memorized_ids(self, *, steady: bool = False) -> np.ndarray:
+        """M_t as sorted interaction ids, int64.
+
+        Args:
+            steady: those alone that were memorized in nearly every epoch of the history.
+        """
+        packed = self.buffer.steady() if steady else self.buffer.memorized()
+        bits = np.unpackbits(packed, count=len(self.interactions))
         return np.flatnonzero(bits).astype(np.int64, copy=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -53,6 +53,28 @@ def test_counts_of_a_range_are_a_part_of_all(history, data):
 
 @settings(deadline=None)
 @given(history=histories(), chunk=st.sampled_from([8, 16, 64]))
+def test_steady_are_those_that_missed_at_most_one_in_twenty_of_the_epochs_lived(history, chunk):
+    h, bits = history
+    n = bits.shape[1]
+    lived = min(h, len(bits))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", chunk)
+        found = np.unpackbits(filled(h, bits).steady(), count=n).astype(bool)
+    expected = [lived > 0 and (lived - c) * 20 <= lived for c in slow_counts(h, bits)]
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(("lived", "missed", "steady"), [(19, 1, False), (20, 1, True),
+                                                         (20, 2, False), (40, 2, True)])
+def test_one_epoch_in_twenty_may_be_missed(lived: int, missed: int, steady: bool) -> None:
+    bits = np.ones((lived, 3), dtype=bool)
+    bits[:missed, 1] = False
+    found = np.unpackbits(filled(40, bits).steady(), count=3).astype(bool)
+    assert found.tolist() == [True, steady, True]
+
+
+@settings(deadline=None)
+@given(history=histories(), chunk=st.sampled_from([8, 16, 64]))
 def test_memorized_is_the_strict_majority_over_h_in_every_chunk(history, chunk):
     h, bits = history
     n = bits.shape[1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -55,9 +56,20 @@ def test_other_defaults_of_the_denoiser_are_another_run(monkeypatch: pytest.Monk
     before = settings_of("d", "neumf", "natural", "sgdl", trial, 4)
     assert before.options["config"]["meta_lr"] == 0.5
     assert not {"seed", "history_length"} & set(before.options["config"])  # the run's, the recipe's
-    defaults = DenoiserConfig().but(guidance_interval=9)
-    monkeypatch.setattr(run_settings, "DenoiserConfig", lambda: defaults)
+    monkeypatch.setattr(
+        run_settings, "DenoiserConfig", partial(DenoiserConfig, guidance_interval=9)
+    )
     assert settings_of("d", "neumf", "natural", "sgdl", trial, 4).key != before.key
+
+
+def test_what_follows_the_kind_of_loss_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(0.1, 0.2)
+    for model, pointwise in (("neumf", True), ("lightgcn", False)):
+        run = settings_of("d", model, "natural", "sgdl", trial, 4)
+        settled = DenoiserConfig().settled(pointwise=pointwise)
+        assert run.options["config"]["memorized_data"] == settled.memorized_data
+        assert run.options["config"]["weight_inputs"] == list(settled.weight_inputs)
+        assert changed_options(run) == {}
 
 
 def test_only_what_differs_from_the_defaults_is_told() -> None:
