@@ -68,10 +68,10 @@ class DenoiserConfig:
 
     memorized_data: MemorizedData = "auto"
     """M, the data that guide: those memorized at the switch ("switch", paper), by the last epoch
-    ("current", ours), or by the last epoch and in at least 95 % of those of the history that have
-    been lived ("steady", ours). M of an early switch are the easy interactions alone; guided by them
-    for good, a model that is not yet done stays there. "auto" is "current" for ranking losses and
-    "steady" for pointwise ones, whose weights are the better the surer M is."""
+    ("current", ours), or in at least 95 % of the epochs of the history that have been lived
+    ("steady", ours). M of an early switch are the easy interactions alone; guided by them for good,
+    a model that is not yet done stays there. "auto" is "current" for ranking losses and "steady"
+    for pointwise ones, whose weights are the better the surer M is."""
 
     denoising_learning: bool = True
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
