@@ -67,11 +67,12 @@ class DenoiserConfig:
     # --- Phase II: self-guided learning ----------------------------------------------------
 
     memorized_data: MemorizedData = "auto"
-    """M, the data that guide: those memorized at the switch ("switch", paper), by the last epoch
-    ("current", ours), or in at least 95 % of the epochs of the history that have been lived
-    ("steady", ours). M of an early switch are the easy interactions alone; guided by them for good,
-    a model that is not yet done stays there. "auto" is "current" for ranking losses and "steady"
-    for pointwise ones, whose weights are the better the surer M is."""
+    """M, the data that guide: those memorized at the switch ("switch", paper); by the last epoch
+    ("current", ours); or, from the first epoch of Phase II on, those of them that were memorized in
+    at least 95 % of the epochs of the history that have been lived ("steady", ours). M of an early
+    switch are the easy interactions alone; guided by them for good, a model that is not yet done
+    stays there. "auto" is "current" for ranking losses, "steady" for pointwise ones, and "switch"
+    without `denoising_learning`."""
 
     denoising_learning: bool = True
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
@@ -256,6 +257,8 @@ class DenoiserConfig:
             inputs = ("loss",) if pointwise else ("suspicion",)
         if memorized == "auto":
             memorized = "steady" if pointwise else "current"
+            if not self.denoising_learning:
+                memorized = "switch"
         meta_lr = self.meta_lr
         if meta_lr is None:
             meta_lr = 0.005 if pointwise else 0.02

@@ -18,7 +18,7 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1.
         phase: the phase the epoch was trained in.
-        memorized_ratio: |M_t| / N at its end.
+        memorized_ratio: |M_t| / N at its end, M_t of Eq. 1, whichever of them guide.
         clean_ratio: 1 - σ̂ - shift at its end, frozen at the switch; None before an estimate.
         noise_rate: σ̂, frozen at the switch.
         loss: mean per-sample loss, unweighted.

@@ -119,29 +119,65 @@ def test_what_guides_is_memorized_by_now_or_at_the_switch(
         assert guiding == (now if memorized_data == "current" else seen[0][1])
 
 
-def test_what_guides_a_pointwise_model_is_memorized_in_all_of_a_short_history() -> None:
-    config = DenoiserConfig(history_length=3, noise_rate=0.9, guidance_interval=1)
-    denoiser = build("neumf", config=config)
-    guiding = []
-    for epoch in range(6):
-        train(denoiser, "neumf", start=epoch)
+STEADY = DenoiserConfig(history_length=5, noise_rate=0.9, guidance_interval=1)
+
+
+@pytest.mark.parametrize("memorized_data", ["auto", "switch", "current", "steady"])
+@pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
+def test_what_guides_is_memorized_steadily_by_now_or_at_the_switch(
+    kind: str, memorized_data: str
+) -> None:
+    expected = memorized_data
+    if memorized_data == "auto":
+        expected = "current" if kind == "lightgcn" else "steady"
+    denoiser = build(kind, config=STEADY.but(memorized_data=memorized_data))
+    seen = []
+    for epoch in range(10):
+        train(denoiser, kind, start=epoch)
         denoiser.end_epoch()
         state = denoiser.state_dict()
         if state["self_guided"] is None:
             continue
         rows = state["tracker"]["ring"].numpy()
-        every = np.logical_and.reduce(
-            [np.unpackbits(row, count=len(denoiser.interactions)) for row in rows]
-        )
-        majority = round(denoiser.history[-1].memorized_ratio * len(denoiser.interactions))
-        memorized = state["self_guided"]["memorized"].tolist()
-        if epoch == denoiser.memorization_point - 1:  # M of Eq. 1 begins
-            assert len(memorized) == majority
-        else:
-            assert memorized == np.flatnonzero(every).tolist()
-            assert 0 < len(memorized) < majority
-            guiding.append(memorized)
-    assert len({tuple(memorized) for memorized in guiding}) > 1
+        bits = [np.unpackbits(row, count=len(denoiser.interactions)) for row in rows]
+        counts, lived = np.sum(bits, axis=0, dtype=int), min(epoch + 1, 5)
+        of_now = {
+            "current": np.flatnonzero(counts >= 3).tolist(),
+            "steady": np.flatnonzero(counts >= max(lived, 3)).tolist(),
+        }
+        guiding = state["self_guided"]["memorized"].tolist()
+        report = denoiser.report()
+        assert report["memorized"].sum() == len(guiding)
+        seen.append((guiding, of_now))
+    assert denoiser.memorization_point == 3
+    assert seen[0][0] == seen[0][1]["current"]  # M of Eq. 1, whatever follows
+    for guiding, of_now in seen[1:]:
+        assert guiding == (seen[0][0] if expected == "switch" else of_now[expected])
+    assert any(0 < len(of_now["steady"]) < len(of_now["current"]) for _, of_now in seen[1:])
+    assert any(of_now["steady"] != seen[0][0] for _, of_now in seen[1:])
+
+
+def test_where_nothing_is_memorized_steadily_all_that_is_memorized_guides() -> None:
+    denoiser = build("neumf", config=STEADY)
+    train(denoiser, "neumf", epochs=4)
+    buffer = denoiser._epochs.tracker.buffer
+    buffer._rows[0] = 0  # an epoch that had memorized nothing
+    train(denoiser, "neumf", start=4)
+    denoiser.end_epoch()
+    bits = [np.unpackbits(row, count=len(denoiser.interactions)) for row in buffer._rows]
+    counts = np.sum(bits, axis=0, dtype=int)
+    assert counts.max() == 4  # of five epochs: none in all
+    memorized = denoiser.state_dict()["self_guided"]["memorized"].tolist()
+    assert memorized == np.flatnonzero(counts >= 3).tolist()
+    assert memorized
+
+
+def test_without_denoising_learning_m_is_that_of_the_switch() -> None:
+    denoiser = build("neumf", config=STEADY.but(denoising_learning=False))
+    train(denoiser, "neumf", epochs=3)
+    before = denoiser.state_dict()["self_guided"]["memorized"].tolist()
+    train(denoiser, "neumf", epochs=3, start=3)
+    assert denoiser.state_dict()["self_guided"]["memorized"].tolist() == before
 
 
 def test_weights_are_learned_at_every_so_many_steps_only() -> None:

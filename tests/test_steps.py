@@ -154,8 +154,21 @@ def test_what_suits_the_loss_is_seen_from_the_batches_and_saved(kind: str) -> No
     assert again.state_dict()["self_guided"]["settled"] == guided["settled"]
     before = guided["memorized"].tolist()
     train(again, kind, epochs=2, start=2)
-    moved = again.state_dict()["self_guided"]["memorized"].tolist() != before
-    assert moved == (kind == "lightgcn")
+    assert again.state_dict()["self_guided"]["memorized"].tolist() != before  # M follows
+
+
+@pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
+def test_a_state_goes_on_with_what_it_was_settled_on(kind: str) -> None:
+    """As one does that comes from a release whose defaults were others."""
+    denoiser = build(kind)
+    train(denoiser, kind, epochs=2)
+    state = denoiser.state_dict()
+    state["self_guided"]["settled"]["memorized_data"] = "switch"
+    before = state["self_guided"]["memorized"].tolist()
+    again = build(kind)
+    again.load_state_dict(state)
+    train(again, kind, epochs=2, start=2)
+    assert again.state_dict()["self_guided"]["memorized"].tolist() == before
 
 
 # ------------------------------------------------------------------ how it is done

@@ -71,8 +71,10 @@ def written_out(
     """
     if method != "sgdl":
         return options
-    config = DenoiserConfig(**options.get("config", {})).settled(pointwise=pointwise).as_dict()
-    del config["seed"], config["history_length"]  # the run's and the recipe's
+    own = options.get("config", {})
+    config = DenoiserConfig(**own).settled(pointwise=pointwise).as_dict()
+    for name in {"seed", "history_length"} - set(own):  # the run's and the recipe's
+        del config[name]
     return {**options, "config": config}
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from examples.interaction_data import InteractionData
 from examples.reproduction.conditions import under_condition
 from examples.reproduction.grids import BENCHES
+from examples.reproduction.run_settings import written_out
 from examples.training import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.memorization.noise_rate import scaled_losses
@@ -32,6 +33,8 @@ class TraceSettings:
     epochs: int
     learning_rate: float
     l2: float
+    denoiser: dict[str, Any]
+    """Settings of the denoiser, as `written_out` has them."""
 
 
 def trace_settings(
@@ -41,8 +44,9 @@ def trace_settings(
     bench = BENCHES[model]
     trial = bench.middle[0]
     return TraceSettings(
-        data, model, condition, seed, epochs or EPOCHS[model], trial.learning_rate, trial.l2
-    )
+        data, model, condition, seed, epochs or EPOCHS[model], trial.learning_rate, trial.l2,
+        written_out("sgdl", {}, pointwise=bench.recipe.pointwise)["config"],
+    )  # fmt: skip
 
 
 @dataclass
@@ -101,7 +105,8 @@ def make_trace(
         denoiser = wrap(
             training,
             DenoiserConfig(
-                seed=settings.seed, history_length=recipe.history_length, audit_only=audit_only
+                **settings.denoiser,
+                seed=settings.seed, history_length=recipe.history_length, audit_only=audit_only,
             ),
         )
         memorization = Memorization()

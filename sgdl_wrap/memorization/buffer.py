@@ -42,12 +42,12 @@ class MemorizationBuffer:
         return self._counted_from(self.history_length // 2 + 1)  # 1/2 exactly is no majority
 
     def steady(self) -> np.ndarray:
-        """Packed bits of Σ_j m_j(k) >= 0.95 min(h, t), j over the last h of t epochs.
+        """Packed bits of those of M_t with Σ_j m_j(k) >= 0.95 min(h, t), j over the last h epochs.
 
-        None at t = 0. Of h = 20 epochs they may miss one, of fewer than that none (deviation 16).
+        Of 20 epochs lived they may miss one, of fewer than that none (deviation 16).
         """
         lived = min(self.epochs, self.history_length)
-        return self._counted_from(max(-(-STEADY * lived // 100), 1))
+        return self._counted_from(max(-(-STEADY * lived // 100), self.history_length // 2 + 1))
 
     def _counted_from(self, least: int) -> np.ndarray:
         pieces = []

@@ -219,9 +219,12 @@ class MemorizationTracker:
         """M_t as sorted interaction ids, int64.
 
         Args:
-            steady: those alone that were memorized in nearly every epoch of the history.
+            steady: those alone that were memorized in nearly every epoch of the history; all of
+                M_t where, on all ranks, there are none of them.
         """
-        packed = self.buffer.steady() if steady else self.buffer.memorized()
+        packed = self.buffer.memorized()
+        if steady and self._ranks.total(count_bits(surest := self.buffer.steady())):
+            packed = surest
         bits = np.unpackbits(packed, count=len(self.interactions))
         return np.flatnonzero(bits).astype(np.int64, copy=False)
 

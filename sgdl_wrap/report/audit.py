@@ -57,7 +57,7 @@ class Audit:
               smoothed where that is kept, scaled as for the mixture; NaN without one;
             - memorized: whether it is in M, the data that guides; in Phase I, whether it would be;
             - memorized_at_switch: whether it was in M at the memorization point, from where M moves
-              on for ranking losses; False in Phase I.
+              on unless `memorized_data` is "switch"; False in Phase I.
 
     Source: Eq. 1 and Eq. 4; the ranking is this library's.
     """

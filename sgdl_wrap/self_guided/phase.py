@@ -27,7 +27,7 @@ class SelfGuidedPhase:
     """Everything that lives from the memorization point on.
 
     Args:
-        memorized: M at the switch, sorted interaction ids, (|M|,) int64.
+        memorized: M as it begins, sorted interaction ids, (|M|,) int64.
         n_interactions: N.
         config: the variants, settled; without `denoising_learning` nothing is learned and M alone
             is trained on (Table 3, w/o DLS).

@@ -23,6 +23,8 @@ CONFIG = DenoiserConfig(
     history_length=2, ranking="full", guidance_size=None, gumbel_draws=8, guidance_interval=2
 )
 SOON = CONFIG.but(noise_rate_shift=0.6)  # also where less noise is found
+# M of all the epochs lived is not M of the most of them; switches after the second epoch, too
+SLOW = SOON.but(history_length=3)
 # how two ranks are tried against one
 FOLLOWING: dict[str, dict[str, Any]] = {
     "none": {"config": CONFIG.but(denoising_scheduler="none")},
@@ -37,6 +39,7 @@ FOLLOWING: dict[str, dict[str, Any]] = {
     },
     "weights as they are": {"config": CONFIG.but(weight_normalization="none")},
     "labelled": {"labelled": True},
+    "labelled steady": {"labelled": True, "config": SLOW},
     "global scaling": {"config": SOON.but(loss_normalization="global")},
     "M of now": {"config": CONFIG.but(memorized_data="current")},
     "M alone": {"config": CONFIG.but(denoising_learning=False)},
@@ -49,6 +52,7 @@ FOLLOWING: dict[str, dict[str, Any]] = {
     "users none": {"divide": "users", "config": CONFIG.but(denoising_scheduler="none")},
     "users lstm": {"divide": "users"},
     "users labelled": {"divide": "users", "labelled": True, "config": SOON},
+    "users labelled steady": {"divide": "users", "labelled": True, "config": SLOW},
     "users global scaling": {"divide": "users", "config": SOON.but(loss_normalization="global")},
 }
 

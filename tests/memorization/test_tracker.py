@@ -185,6 +185,9 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
         assert findings.noise_rate.value == pytest.approx(noise_rate, abs=1e-6)
         assert tracker.memorized_ids().tolist() == slow.memorized()
         assert memorized == len(slow.memorized())
+        surest = [k for k in slow.memorized() if slow.rate(k) * h >= 0.95 * min(h, epoch)]
+        expected = surest or slow.memorized()
+        assert tracker.memorized_ids(steady=True).tolist() == expected
         every = np.arange(len(pairs))
         assert tracker.buffer.rates(every) == pytest.approx([slow.rate(k) for k in every])
         np.testing.assert_allclose(

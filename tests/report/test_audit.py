@@ -192,8 +192,7 @@ def test_what_was_memorized_at_the_switch_is_told_for_good(kind: str) -> None:
     for denoiser in (later, restored(later, kind)):
         rows = by_pair(denoiser.report())
         assert {pair for pair, row in rows.items() if row["memorized_at_switch"]} == then
-    moved = {pair for pair, row in rows.items() if row["memorized"]} != then
-    assert moved == (kind == "lightgcn")
+    assert {pair for pair, row in rows.items() if row["memorized"]} != then  # M has moved on
 
 
 def restored(denoiser: SelfGuidedDenoiser, kind: str) -> SelfGuidedDenoiser:

@@ -149,6 +149,17 @@ def test_top_f_takes_the_earlier_of_equals() -> None:
     assert top_f(torch.ones(1, 2)).tolist() == [1.0]
 
 
+@pytest.mark.parametrize("off", [-1e-16, 0.0, 1e-16])
+def test_top_f_is_not_decided_by_rounding(off: float) -> None:
+    """One sample with factors among five without: its two scores are opposite, but for rounding."""
+    factors = torch.zeros(6, 2, dtype=torch.float64)
+    factors[4] = torch.tensor([0.599082540602 * (1 + 4 * off), -0.757354795413])
+    assert top_f(factors).nonzero().flatten().tolist() == [0, 1, 2]
+    factors[4] = torch.tensor([0.6, -0.7])
+    factors[3] = torch.tensor([0.6, 0.7])
+    assert 3 in top_f(factors).nonzero().flatten().tolist()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 12).flatmap(
     lambda n: arrays(np.float64, (n, 2), elements=st.integers(-40, 40).map(lambda v: v / 8))
@@ -161,4 +172,4 @@ def test_top_f_equals_numpy(factors: np.ndarray) -> None:
     assert (shares > 0).sum() == half
     assert shares[shares > 0].tolist() == pytest.approx([1 / half] * half)
     if half < len(factors):
-        assert scores[shares > 0].min() >= scores[shares == 0].max() - 1e-9
+        assert scores[shares > 0].min() >= scores[shares == 0].max() - 1e-5

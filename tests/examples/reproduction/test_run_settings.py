@@ -15,6 +15,7 @@ from examples.reproduction.run_settings import (
     fingerprint,
     settings_of,
 )
+from examples.training import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig
 
 SETTINGS = settings_of("d", "neumf", "natural", "t_ce", Trial(0.1, 0.2, {"drop_rate": 0.3}), 4)
@@ -62,14 +63,43 @@ def test_other_defaults_of_the_denoiser_are_another_run(monkeypatch: pytest.Monk
     assert settings_of("d", "neumf", "natural", "sgdl", trial, 4).key != before.key
 
 
-def test_what_follows_the_kind_of_loss_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial(0.1, 0.2)
-    for model, pointwise in (("neumf", True), ("lightgcn", False)):
-        run = settings_of("d", model, "natural", "sgdl", trial, 4)
-        settled = DenoiserConfig().settled(pointwise=pointwise)
-        assert run.options["config"]["memorized_data"] == settled.memorized_data
-        assert run.options["config"]["weight_inputs"] == list(settled.weight_inputs)
-        assert changed_options(run) == {}
+def test_another_choice_for_a_kind_of_loss_is_another_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(model: str) -> str:
+        return settings_of("d", model, "natural", "sgdl", Trial(0.1, 0.2), 4).key
+
+    before = {model: key(model) for model in BENCHES}
+    settled = DenoiserConfig.settled
+
+    def other(config: DenoiserConfig, *, pointwise: bool) -> DenoiserConfig:
+        found = settled(config, pointwise=pointwise)
+        return found.but(memorized_data="switch") if pointwise else found
+
+    monkeypatch.setattr(DenoiserConfig, "settled", other)
+    changed = {model for model in BENCHES if key(model) != before[model]}
+    assert changed == {"neumf", "cdae"}
+
+
+@pytest.mark.parametrize("model", list(BENCHES))
+def test_what_is_written_out_is_what_a_denoiser_settles_on(
+    model: str, small_data: InteractionData
+) -> None:
+    recipe = replace(BENCHES[model].recipe, batch_size=512)
+    training = set_up(recipe, small_data, seed=0)
+    config = DenoiserConfig(history_length=1, noise_rate=0.95)
+    denoiser = wrap(training, config)
+    denoised_epoch(training.model, denoiser, training.penalty_fn, training.batches)
+    guided = denoiser.state_dict()["self_guided"]["settled"]
+    run = settings_of("d", model, "natural", "sgdl", Trial(0.1, 0.2), 4)
+    assert {name: run.options["config"][name] for name in guided} == guided
+    assert changed_options(run) == {}
+
+
+def test_a_trials_own_history_is_kept() -> None:
+    trial = Trial(0.1, 0.2, {"config": {"history_length": 5}})
+    run = settings_of("d", "neumf", "natural", "sgdl", trial, 4)
+    assert run.options["config"]["history_length"] == 5
 
 
 def test_only_what_differs_from_the_defaults_is_told() -> None:
