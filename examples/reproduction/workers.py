@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -42,7 +44,7 @@ def run_missing(
     progress = _Progress(cells, store)
     # Forked children of a process that has used torch may hang; spawned ones start afresh.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
         while True:
             while len(running) < processes:
                 busy = {run.key for run in running.values()} | set(failed)
@@ -62,6 +64,18 @@ def run_missing(
                 else:
                     failed[run.key] = f"{type(error).__name__}: {error}"
                     progress.say(f"{run.key} failed: {failed[run.key]}")
+
+
+def _end_with_parent() -> None:
+    """A worker whose command was killed would go on for minutes, for nobody."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Progress:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,3 +54,37 @@ def test_runs_all_that_is_missing_in_other_processes_and_survives_a_failure(
     again = run_missing(str(log), CELLS, store, processes=1, execute=pretend)
     assert list(again) == [key]
     assert len(log.read_text().splitlines()) == len(lines)
+
+
+def hang(source: str, run: RunSettings) -> dict[str, Any]:
+    with open(source, "w") as pipe:  # which ends with this process
+        pipe.write("begun\n")
+        pipe.flush()
+        threading.Event().wait()
+    return {}
+
+
+def command(pipe: str, folder: str) -> None:
+    run_missing(pipe, CELLS, ResultStore(folder), processes=1, execute=hang)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="waits at a pipe with a name")
+def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    killed = subprocess.Popen(
+        [sys.executable, "-c", "import sys, test_workers; test_workers.command(*sys.argv[1:])",
+         str(pipe), str(tmp_path / "runs")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert select.select([reader], [], [], 120)[0], "no worker has begun"
+        assert os.read(reader, 100) == b"begun\n"
+        killed.send_signal(signal.SIGKILL)
+        assert select.select([reader], [], [], 60)[0], "the worker lives on"
+        assert os.read(reader, 100) == b""  # nobody holds the other end
+    finally:
+        os.close(reader)
+        killed.kill()
+        killed.wait()
