@@ -104,9 +104,8 @@ def make_trace(
         training = set_up(recipe, noisy, settings.seed, fused=True)
         denoiser = wrap(
             training,
-            DenoiserConfig(
-                **settings.denoiser,
-                seed=settings.seed, history_length=recipe.history_length, audit_only=audit_only,
+            DenoiserConfig(**settings.denoiser).but(
+                seed=settings.seed, history_length=recipe.history_length, audit_only=audit_only
             ),
         )
         memorization = Memorization()

@@ -8,7 +8,7 @@ import pytest
 
 from examples.interaction_data import InteractionData
 from examples.reproduction.grids import BENCHES
-from examples.reproduction.traces import Memorization, TraceSettings, make_trace, trace_settings
+from examples.reproduction.traces import Memorization, make_trace, trace_settings
 
 CLEAN = np.array([True, True, True, False])
 
@@ -42,7 +42,7 @@ def test_settings_are_those_of_the_bench() -> None:
 def trace(request: pytest.FixtureRequest) -> dict[str, Any]:
     data = request.getfixturevalue("small_data")
     told: list[str] = []
-    settings = TraceSettings("d", "neumf", "natural", 0, 12, 0.02, 1e-3, {})
+    settings = replace(trace_settings("d", "neumf", "natural", 0, 12), learning_rate=0.02, l2=1e-3)
     found = make_trace(settings, data, told.append)
     assert told[-1] == "sgdl, epoch 12/12"
     return found
@@ -80,7 +80,7 @@ def test_losses_are_those_of_the_mixture_that_decided(trace: dict[str, Any]) -> 
 
 
 def test_data_without_flags_are_refused(small_data: InteractionData) -> None:
-    settings = TraceSettings("d", "neumf", "natural", 0, 1, 0.01, 1e-3, {})
+    settings = trace_settings("d", "neumf", "natural", 0, 1)
     with pytest.raises(
         ValueError,
         match=r"^Expected train interactions with clean flags, got generated without\. Give "
