@@ -61,9 +61,7 @@ def settings_of(
     )
 
 
-def written_out(
-    method: str, options: dict[str, Any], *, pointwise: bool
-) -> dict[str, Any]:
+def written_out(method: str, options: dict[str, Any], *, pointwise: bool) -> dict[str, Any]:
     """The method's settings; the denoiser's in full, so that other defaults are another run.
 
     Args:

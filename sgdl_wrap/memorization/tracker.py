@@ -222,9 +222,9 @@ class MemorizationTracker:
             steady: those alone that were memorized in nearly every epoch of the history; all of
                 M_t where, on all ranks, there are none of them.
         """
-        packed = self.buffer.memorized()
-        if steady and self._ranks.total(count_bits(surest := self.buffer.steady())):
-            packed = surest
+        packed = self.buffer.steady() if steady else self.buffer.memorized()
+        if steady and self._ranks.total(count_bits(packed)) == 0:
+            packed = self.buffer.memorized()
         bits = np.unpackbits(packed, count=len(self.interactions))
         return np.flatnonzero(bits).astype(np.int64, copy=False)
 
