@@ -55,6 +55,14 @@ FOLLOWING: dict[str, dict[str, Any]] = {
     "users labelled steady": {"divide": "users", "labelled": True, "config": SLOW},
     "users global scaling": {"divide": "users", "config": SOON.but(loss_normalization="global")},
 }
+# what two ranks save, to go on as they are, or divided anew, or as one process
+SAVED: dict[str, dict[str, Any]] = {
+    "saved_rows": {"divide": "rows"},
+    "saved_users": {"divide": "users"},
+    "saved_steady": {"divide": "users", "labelled": True, "config": SLOW},
+}
+SAVED_AT = 13  # mid-epoch, in Phase II, before a step that keeps new guidance
+DIVIDED_ANEW = {"rows": "rows", "users": "parity"}
 
 
 class Scorer(MLPScorer):

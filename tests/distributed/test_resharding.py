@@ -11,43 +11,39 @@ import torch
 
 from sgdl_wrap import StateError, merge_states
 from tests.distributed.conftest import Told
-from tests.distributed.runs import Run
+from tests.distributed.runs import DIVIDED_ANEW, SAVED, SAVED_AT, Run
 from tests.distributed.test_following import assert_follow, assert_near
-from tests.distributed.two_ranks import SAVED_AT
 from tests.models_zoo import assert_identical, without
 
 
-def reference(divide: str, then: str) -> dict[str, Any]:
+def reference(case: str, then: str) -> dict[str, Any]:
     """One process, undisturbed; from the checkpoint on with batches in another order."""
-    run = Run(divide=divide)
+    run = Run(**SAVED[case])
     run.train(SAVED_AT)
     run.divide = then
     return run.finish()
 
 
-@pytest.mark.parametrize("case", ["saved_rows", "saved_users"])
+@pytest.mark.parametrize("case", list(SAVED))
 def test_as_many_ranks_go_on_bit_for_bit(told: Told, case: str) -> None:
     for rank in told(case):
         assert_identical(without(rank["resumed"], "seconds"), without(rank["whole"], "seconds"))
 
 
-@pytest.mark.parametrize(
-    ("case", "divide", "then"), [("saved_rows", "rows", "rows"), ("saved_users", "users", "parity")]
-)
-def test_ranks_with_other_users_go_on_as_one_process_does(
-    told: Told, case: str, divide: str, then: str
-) -> None:
-    assert_follow([rank["resharded"] for rank in told(case)], reference(divide, then))
+@pytest.mark.parametrize("case", list(SAVED))
+def test_ranks_with_other_users_go_on_as_one_process_does(told: Told, case: str) -> None:
+    then = DIVIDED_ANEW[SAVED[case]["divide"]]
+    assert_follow([rank["resharded"] for rank in told(case)], reference(case, then))
 
 
-@pytest.mark.parametrize(("case", "divide"), [("saved_rows", "rows"), ("saved_users", "users")])
-def test_one_process_goes_on_with_the_merged_state(told: Told, case: str, divide: str) -> None:
+@pytest.mark.parametrize("case", list(SAVED))
+def test_one_process_goes_on_with_the_merged_state(told: Told, case: str) -> None:
     checkpoints = [rank["checkpoint"] for rank in told(case)]
     merged = merge_states([one["denoiser"] for one in checkpoints])
-    run = Run(divide=divide)
+    run = Run(**SAVED[case])
     run.restore({**checkpoints[0], "denoiser": merged})
     found = run.finish()
-    expected = reference(divide, divide)
+    expected = reference(case, SAVED[case]["divide"])
     assert_near(dict(found["model"]), dict(expected["model"]))
     for name in ("tracker", "self_guided"):
         assert_near(
@@ -58,7 +54,7 @@ def test_one_process_goes_on_with_the_merged_state(told: Told, case: str, divide
 
 def test_merging_reads_what_weights_only_loads(told: Told, folder: Path) -> None:
     told("saved_users")  # the files are there
-    paths = [folder / f"users-checkpoint-{rank}.pt" for rank in (1, 0)]  # in any order
+    paths = [folder / f"saved_users-checkpoint-{rank}.pt" for rank in (1, 0)]  # in any order
     states = [torch.load(path, weights_only=True)["denoiser"] for path in paths]
     merged = merge_states(states)
     assert merged["interactions"] == Run().denoiser.interactions.fingerprint()
@@ -75,7 +71,7 @@ def test_merging_leaves_the_ranks_states_as_they_are(told: Told) -> None:
 
 
 def test_two_ranks_go_on_where_one_process_was(told: Told) -> None:
-    assert_follow(told("from_one"), reference("rows", "rows"))
+    assert_follow(told("from_one"), reference("saved_rows", "rows"))
 
 
 def test_one_process_s_state_is_its_own_merger() -> None:

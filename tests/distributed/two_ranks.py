@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from examples.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, DenoiserError, SelfGuidedDenoiser, merge_states
-from tests.distributed.runs import CONFIG, FOLLOWING, Run
+from tests.distributed.runs import CONFIG, DIVIDED_ANEW, FOLLOWING, SAVED, SAVED_AT, Run
 from tests.models_zoo import snapshot, triple_epoch
 
 Case = Callable[[int, Path], Any]
@@ -30,7 +30,6 @@ CASES: dict[str, Case] = {
     name: lambda rank, _, changes=changes: Run(2, rank, **changes).finish()
     for name, changes in FOLLOWING.items()
 }
-SAVED_AT = 13  # mid-epoch, in Phase II, before a step that keeps new guidance
 
 
 def case(function: Case) -> Case:
@@ -106,22 +105,23 @@ def plain(rank: int, _: Path) -> Any:
 # ------------------------------------------------------------------ states
 
 
-def saved(rank: int, folder: Path, divide: str) -> Any:
+def saved(rank: int, folder: Path, case: str) -> Any:
     """A run saved at a step, gone on with; the same loaded again; and loaded by other ranks."""
-    run = Run(2, rank, divide=divide)
+    changes = SAVED[case]
+    run = Run(2, rank, **changes)
     run.train(SAVED_AT)
     checkpoint = copy.deepcopy(run.checkpoint())
-    torch.save(checkpoint, folder / f"{divide}-checkpoint-{rank}.pt")
+    torch.save(checkpoint, folder / f"{case}-checkpoint-{rank}.pt")
     whole = copy.deepcopy(run.finish())
-    again = Run(2, rank, divide=divide)
+    again = Run(2, rank, **changes)
     again.restore(checkpoint)
     resumed = copy.deepcopy(again.finish())
     dist.barrier()
     all_saved = [
-        torch.load(folder / f"{divide}-checkpoint-{r}.pt", weights_only=True) for r in (0, 1)
+        torch.load(folder / f"{case}-checkpoint-{r}.pt", weights_only=True) for r in (0, 1)
     ]
     merged = merge_states([one["denoiser"] for one in all_saved])
-    other = Run(2, rank, divide="parity" if divide == "users" else "rows")
+    other = Run(2, rank, **{**changes, "divide": DIVIDED_ANEW[changes["divide"]]})
     other.restore({**checkpoint, "denoiser": merged})
     resharded = copy.deepcopy(other.finish())
     foreign = refusal(lambda: run.denoiser.load_state_dict(all_saved[1 - rank]["denoiser"]))
@@ -131,14 +131,8 @@ def saved(rank: int, folder: Path, divide: str) -> Any:
     }
 
 
-@case
-def saved_rows(rank: int, folder: Path) -> Any:
-    return saved(rank, folder, "rows")
-
-
-@case
-def saved_users(rank: int, folder: Path) -> Any:
-    return saved(rank, folder, "users")
+for name in SAVED:
+    CASES[name] = lambda rank, folder, name=name: saved(rank, folder, name)
 
 
 @case
