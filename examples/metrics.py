@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 CUTOFFS = (5, 20)
+_SCORES_AT_ONCE = 2**24
 ScoreItems = Callable[[Tensor], Tensor]
 """Maps user ids, (U,) int64, to the scores of all items, (U, n_items)."""
 
@@ -22,8 +23,8 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     """The k best items of each row, best first, ties by the lower item id.
 
     ``torch.topk`` alone leaves the order of equal scores open, and a stable sort of whole rows is
-    ten times slower. So topk finds the k-th best score, and among the items that equal it the
-    first ids fill what is left.
+    ten times slower. So topk finds the best, and only rows where the next score equals the last of
+    them are looked through once more.
 
     Args:
         scores: (U, n_items) with n_items >= k, without NaN.
@@ -36,15 +37,25 @@ def top_items(scores: Tensor, k: int) -> Tensor:
             "Expected scores to rank, got NaN. Lower the learning rate, or look where the "
             "model's parameters stop being finite."
         )
-    threshold = scores.topk(k, dim=1).values[:, -1:]
+    n_items = scores.shape[1]
+    best = scores.topk(min(k + 1, n_items), dim=1)
+    ids = best.indices[:, :k].sort(dim=1).values
+    if k < n_items:
+        torn = (best.values[:, k - 1] == best.values[:, k]).nonzero()[:, 0]
+        if len(torn):
+            ids[torn] = _lowest_of_the_best(scores[torn], best.values[torn, k - 1 : k], k)
+    order = scores.gather(1, ids).argsort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order)
+
+
+def _lowest_of_the_best(scores: Tensor, threshold: Tensor, k: int) -> Tensor:
+    # The k items of each row that score at least the threshold, (U, 1), by rising id: all above
+    # it, and the first of those that equal it.
     better = scores > threshold
     equal = scores == threshold
     vacant = k - better.sum(dim=1, keepdim=True)
     chosen = better | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= vacant))
-    # Exactly k per row, and nonzero lists them by rising id: a stable sort keeps that on ties.
-    ids = chosen.nonzero()[:, 1].view(len(scores), k)
-    order = scores.gather(1, ids).argsort(dim=1, descending=True, stable=True)
-    return ids.gather(1, order)
+    return chosen.nonzero()[:, 1].view(len(scores), k)
 
 
 def recall(hits: Tensor, n_relevant: Tensor, k: int) -> Tensor:
@@ -83,7 +94,8 @@ class FullRanking:
         masked_users, masked_items: pairs taken off the ranking (training interactions), (M,).
         n_items: number of items.
         cutoffs: the K of the metrics, each at most n_items.
-        users_at_once: rows of the score matrix held in memory at a time.
+        users_at_once: rows of the score matrix held in memory at a time; None takes as many as
+            make 64 MiB. A graph model propagates once for each such part.
     """
 
     def __init__(
@@ -95,7 +107,7 @@ class FullRanking:
         masked_items: NDArray[np.int64],
         n_items: int,
         cutoffs: tuple[int, ...] = CUTOFFS,
-        users_at_once: int = 512,
+        users_at_once: int | None = None,
     ) -> None:
         if len(users) == 0:
             raise ValueError(
@@ -104,7 +116,7 @@ class FullRanking:
             )
         self.cutoffs = cutoffs
         self._n_items = n_items
-        self._users_at_once = users_at_once
+        self._users_at_once = users_at_once or max(1, _SCORES_AT_ONCE // n_items)
         relevant = np.unique(users * n_items + items)
         self._users, n_relevant = np.unique(relevant // n_items, return_counts=True)
         self._relevant = torch.from_numpy(relevant)

@@ -46,9 +46,9 @@ def reference(
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("users_at_once", [5, 512])
+@pytest.mark.parametrize("users_at_once", [5, None])
 @pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_ir_measures(seed: int, users_at_once: int, ties: bool) -> None:
+def test_agrees_with_ir_measures(seed: int, users_at_once: int | None, ties: bool) -> None:
     train, test = sparse_pairs(seed, 0.2), sparse_pairs(seed + 100, 0.1)
     apart = ~np.isin(test[0] * N_ITEMS + test[1], train[0] * N_ITEMS + train[1])
     test = (test[0][apart], test[1][apart])
