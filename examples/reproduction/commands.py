@@ -23,6 +23,7 @@ RECOVERED = (
     "; recovered: (method - plain) / (clean-only - plain), where clean-only is at least 2 % above "
     "plain."
 )
+TRAINING = ("batch_size", "epochs", "evaluate_every", "patience")
 
 
 def study_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -44,6 +45,11 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[100])
+    parser.add_argument(
+        "--training", nargs="+", type=_training, default=[], metavar="NAME=NUMBER",
+        help=f"of every run, {', '.join(TRAINING)}, where the data want other than the model's "
+        "bench has for MovieLens-100K",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only-report", action="store_true", help="run nothing")
     parser.add_argument("--report", metavar="NAME", help="write NAME.md and NAME.json")
@@ -71,6 +77,10 @@ def cells_of(options: argparse.Namespace) -> dict[str, list[Cell]]:
             tuning_seeds=options.tuning_seeds,
             seeds=options.seeds,
             flagged=data.train_clean is not None,
+            training={
+                name: int(number)
+                for name, _, number in (setting.partition("=") for setting in options.training)
+            },
         )
     return found
 
@@ -126,7 +136,7 @@ def repeatable(program: str, options: argparse.Namespace, names: Sequence[str]) 
     """The command with the named options written out, and places of files left open."""
     words = [
         word
-        for name in names
+        for name in (*names, *(["training"] if options.training else []))
         for word in (f"--{name.replace('_', '-')}", *map(str, _listed(getattr(options, name))))
     ]
     folders = " ".join(["FOLDER"] * len(options.data))
@@ -156,3 +166,13 @@ def _condition(text: str) -> str:
         return check_condition(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _training(text: str) -> str:
+    name, _, number = text.partition("=")
+    if name not in TRAINING or not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(
+            f"Expected one of {', '.join(TRAINING)} and a number from 1, got {text!r}. "
+            "Write it as batch_size=8192."
+        )
+    return text

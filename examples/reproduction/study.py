@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 from examples.reproduction.grids import BENCHES, Trial, trials
@@ -28,6 +28,9 @@ class Cell:
     method: str
     tuning_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
+    training: Mapping[str, int] = field(default_factory=dict)
+    """Fields of RunSettings that differ from the model's bench: data of another size want another
+    batch size."""
 
     @property
     def label(self) -> str:
@@ -79,7 +82,10 @@ class Cell:
 
     def _runs(self, trial: Trial, seeds: Sequence[int]) -> list[RunSettings]:
         return [
-            settings_of(self.data, self.model, self.condition, self.method, trial, seed)
+            replace(
+                settings_of(self.data, self.model, self.condition, self.method, trial, seed),
+                **self.training,
+            )
             for seed in seeds
         ]
 
@@ -93,6 +99,7 @@ def cells(
     tuning_seeds: Sequence[int],
     seeds: Sequence[int],
     flagged: bool = True,
+    training: Mapping[str, int] | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, in the order they run: by condition, then model, then method.
 
@@ -102,9 +109,12 @@ def cells(
     Args:
         flagged: whether it is known which train interactions are clean; without, there is no
             clean-only run, and no condition but natural.
+        training: what differs from each model's bench, as in `Cell`.
     """
     return [
-        Cell(data, model, condition, method, tuple(tuning_seeds), tuple(seeds))
+        Cell(
+            data, model, condition, method, tuple(tuning_seeds), tuple(seeds), dict(training or {})
+        )
         for condition in conditions
         for model in models
         for method in methods

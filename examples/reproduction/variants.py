@@ -75,6 +75,7 @@ def with_variants(cell: Cell, table: int) -> list[Cell]:
                 method=cell.method,
                 tuning_seeds=cell.tuning_seeds,
                 seeds=cell.seeds,
+                training=cell.training,
                 name=name,
                 change=change,
             )

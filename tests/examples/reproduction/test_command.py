@@ -40,7 +40,7 @@ def test_command_runs_prints_writes_and_does_nothing_twice(
     arguments = [
         "--data", "generated", "--results", str(tmp_path / "runs"), "--models", "neumf",
         "--conditions", "natural", "--methods", "plain", "sgdl", "--seeds", "0", "1",
-        "--report", str(report),
+        "--training", "batch_size=512", "--report", str(report),
     ]  # fmt: skip
     assert command.main(arguments) == 0
     assert len(executed) == 2 * (6 + 2)
@@ -48,6 +48,7 @@ def test_command_runs_prints_writes_and_does_nothing_twice(
     text = report.with_suffix(".md").read_text()
     record = json.loads(report.with_suffix(".json").read_text())
     assert "--conditions natural --methods plain sgdl" in text
+    assert "--training batch_size=512" in text
     assert str(tmp_path) not in text
     assert record["provenance"] == [current_provenance()]
     assert current_provenance()["commit"] in text
@@ -69,6 +70,8 @@ def test_a_failed_run_fails_the_command(
     [
         (["--conditions", "windy"], "Expected natural, clean, injected-PERCENT"),
         (["--seeds", "0", "100"], "expected tuning seeds apart from the final seeds"),
+        (["--training", "rate=3"], "Expected one of batch_size, epochs, evaluate_every, patience"),
+        (["--training", "epochs=0"], "and a number from 1, got 'epochs=0'"),
     ],
 )
 def test_senseless_wishes_are_refused(

@@ -8,6 +8,7 @@ from results import put
 from examples.reproduction.grids import TRIALS_PER_METHOD, trials
 from examples.reproduction.store import ResultStore
 from examples.reproduction.study import Cell, cells, next_run
+from examples.reproduction.variants import with_variants
 
 
 @pytest.fixture
@@ -65,6 +66,21 @@ def test_final_runs_are_the_chosen_trial_under_the_final_seeds(store: ResultStor
     results = one.results(store)
     assert results is not None
     assert [result.test["ndcg@20"] for result in results] == [0.0, 0.1, 0.2]
+
+
+def test_training_may_differ_from_the_bench(store: ResultStore) -> None:
+    training = {"batch_size": 16384, "patience": 3}
+    asked = {"models": ["neumf"], "conditions": ["natural"], "methods": ["sgdl"]}
+    (one,) = cells("d", **asked, tuning_seeds=[100], seeds=[0], training=training)
+    runs = one.tuning_runs()
+    assert {(run.batch_size, run.patience) for run in runs} == {(16384, 3)}
+    assert {run.epochs for run in runs} == {cell().tuning_runs()[0].epochs}
+    assert {run.key for run in runs}.isdisjoint(run.key for run in cell("sgdl").tuning_runs())
+    tune(one, store, [0.1] * TRIALS_PER_METHOD)
+    _, without = with_variants(one, 3)[:2]
+    for row in (one, without):
+        (final,) = row.final_runs(store) or []
+        assert (final.batch_size, final.patience) == (16384, 3)
 
 
 def test_runs_come_in_order_and_not_twice(store: ResultStore) -> None:
