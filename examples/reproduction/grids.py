@@ -96,11 +96,11 @@ BENCHES = {
         middle=[Trial(0.001, 1e-3), Trial(0.001, 3e-4), Trial(0.003, 1e-3)],
     ),
     "ngcf": Bench(
-        recipe=replace(RECIPES["ngcf"], epochs=200),
+        recipe=replace(RECIPES["ngcf"], epochs=300),
         evaluate_every=5,
         patience=40,
-        base=[Trial(rate, l2) for rate in (0.001, 0.002) for l2 in (3e-4, 1e-3, 3e-3)],
-        middle=[Trial(0.002, 1e-3), Trial(0.002, 3e-4), Trial(0.001, 1e-3)],
+        base=[Trial(rate, l2) for rate in (0.001, 0.002) for l2 in (1e-4, 3e-4, 1e-3)],
+        middle=[Trial(0.001, 3e-4), Trial(0.001, 1e-4), Trial(0.001, 1e-3)],
     ),
 }
 
