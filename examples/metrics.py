@@ -49,8 +49,8 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 
 
 def _lowest_of_the_best(scores: Tensor, threshold: Tensor, k: int) -> Tensor:
-    # The k items of each row that score at least the threshold, (U, 1), by rising id: all above
-    # it, and the first of those that equal it.
+    # The k best items of each row by rising id, given their least score as threshold, (U, 1): all
+    # above it, and the first of those that equal it.
     better = scores > threshold
     equal = scores == threshold
     vacant = k - better.sum(dim=1, keepdim=True)
@@ -95,7 +95,7 @@ class FullRanking:
         n_items: number of items.
         cutoffs: the K of the metrics, each at most n_items.
         users_at_once: rows of the score matrix held in memory at a time; None takes as many as
-            make 64 MiB. A graph model propagates once for each such part.
+            make 2^24 scores. A graph model propagates once for each such part.
     """
 
     def __init__(
@@ -116,7 +116,9 @@ class FullRanking:
             )
         self.cutoffs = cutoffs
         self._n_items = n_items
-        self._users_at_once = users_at_once or max(1, _SCORES_AT_ONCE // n_items)
+        if users_at_once is None:
+            users_at_once = max(1, _SCORES_AT_ONCE // n_items)
+        self._users_at_once = users_at_once
         relevant = np.unique(users * n_items + items)
         self._users, n_relevant = np.unique(relevant // n_items, return_counts=True)
         self._relevant = torch.from_numpy(relevant)

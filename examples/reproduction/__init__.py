@@ -1,5 +1,5 @@
 """The methods of the paper on one bench: tuned alike, repeated over seeds, tested in pairs.
 
-``python -m examples.reproduction --data FOLDER --results FOLDER`` runs what is not there yet and
+``python -m examples.reproduction --data FOLDER --results RUNS`` runs what is not there yet and
 prints the table.
 """

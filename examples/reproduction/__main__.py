@@ -1,6 +1,6 @@
 """Runs a comparison as far as it is not done, and prints its table.
 
-``python -m examples.reproduction --data FOLDER --results FOLDER`` may be interrupted at any time:
+``python -m examples.reproduction --data FOLDER --results RUNS`` may be interrupted at any time:
 the same command goes on where it was. With ``--report NAME`` the table is also written to
 NAME.md and NAME.json. The paper's own tables: ``python -m examples.reproduction.tables``.
 """
@@ -18,6 +18,7 @@ from examples.reproduction.commands import (
     repeatable,
     study_parser,
 )
+from examples.reproduction.methods import METHODS
 
 PROGRAM = "examples.reproduction"
 
@@ -28,15 +29,22 @@ def main(arguments: list[str] | None = None) -> int:
         PROGRAM, "Compare denoising methods: tuned alike, over seeds, with paired tests."
     )
     parser.add_argument("--title", default="Denoising methods compared")
+    parser.add_argument(
+        "--against", choices=list(METHODS), default="plain",
+        help="the method that the others are compared with (default: %(default)s)",
+    )  # fmt: skip
     options = parse(parser, arguments)
     return carry_out(
         options,
         cells_of(options),
         title=options.title,
         command=repeatable(
-            PROGRAM, options, ("models", "conditions", "methods", "tuning_seeds", "seeds")
+            PROGRAM,
+            options,
+            ("title", "models", "conditions", "methods", "tuning_seeds", "seeds", "against"),
         ),
-        note=f"{protocol(options)} against plain{RECOVERED}",
+        note=f"{protocol(options)} against {options.against}{RECOVERED}",
+        reference=options.against,
     )
 
 

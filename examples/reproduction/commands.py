@@ -47,8 +47,8 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[100])
     parser.add_argument(
         "--training", nargs="+", type=_training, default=[], metavar="NAME=NUMBER",
-        help=f"of every run, {', '.join(TRAINING)}, where the data want other than the model's "
-        "bench has for MovieLens-100K",
+        help=f"of every run, whatever the model: {', '.join(TRAINING)}; the benches of the models "
+        "are for MovieLens-100K",
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only-report", action="store_true", help="run nothing")
@@ -57,10 +57,13 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """The options, refused where seeds of the two kinds are not apart."""
+    """The options, refused where seeds of the two kinds are not apart, or a name comes twice."""
     options = parser.parse_args(arguments)
     if set(options.seeds) & set(options.tuning_seeds):
         parser.error("expected tuning seeds apart from the final seeds, got some in both")
+    names = [setting.partition("=")[0] for setting in options.training]
+    if len(set(names)) < len(names):
+        parser.error("expected each name of --training once, got some twice")
     return options
 
 
@@ -140,7 +143,7 @@ def repeatable(program: str, options: argparse.Namespace, names: Sequence[str]) 
         for word in (f"--{name.replace('_', '-')}", *map(str, _listed(getattr(options, name))))
     ]
     folders = " ".join(["FOLDER"] * len(options.data))
-    return f"python -m {program} --data {folders} --results FOLDER {shlex.join(words)}"
+    return f"python -m {program} --data {folders} --results RUNS {shlex.join(words)}"
 
 
 def protocol(options: argparse.Namespace) -> str:

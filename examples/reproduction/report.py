@@ -66,10 +66,11 @@ def markdown(rows: Sequence[dict[str, Any]], *, reference: str = "plain") -> str
     """The rows as tables, one for each data, condition and model."""
     lines: list[str] = []
     several = len({row["data"] for row in rows}) > 1
-    for (data, condition, model), group in groupby(
+    for (data, condition, model), grouped in groupby(
         rows, lambda row: (row["data"], row["condition"], row["model"])
     ):
-        columns = _columns(reference)
+        group = list(grouped)
+        columns = _columns(group, reference)
         lines += [
             f"### {f'{data}, ' if several else ''}{model}, {condition}",
             "",
@@ -108,7 +109,9 @@ def _median_cpu_seconds(results: Sequence[RunResult]) -> float | None:
     return median(known) if known else None
 
 
-def _columns(reference: str) -> dict[str, Callable[[dict[str, Any]], str]]:
+def _columns(
+    rows: Sequence[dict[str, Any]], reference: str
+) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Headers, each with what it writes of a row."""
 
     def of_metric(metric: str) -> Callable[[dict[str, Any]], str]:
@@ -120,12 +123,12 @@ def _columns(reference: str) -> dict[str, Callable[[dict[str, Any]], str]]:
     columns = {name: of_metric(metric) for metric, name in METRICS.items()}
     columns[f"N@20 over {reference}"] = optional(f"over_{reference}", "+.1%")
     columns["p"] = optional("p_value", ".2g")
-    if reference == "plain":
-        columns["recovered"] = optional("recovered", ".0%")
-    else:
+    if all("memorization_points" in row for row in rows):  # SGDL and what is changed of it
         columns["switch after"] = lambda row: ", ".join(
             "never" if epoch is None else str(epoch) for epoch in row["memorization_points"]
         )
+    else:
+        columns["recovered"] = optional("recovered", ".0%")
     columns["chosen"] = _chosen
     columns["best epochs"] = lambda row: ", ".join(map(str, row["best_epochs"]))
     columns["CPU s/epoch"] = optional("epoch_cpu_seconds", ".2f")

@@ -1,6 +1,6 @@
 """One of the paper's tables, by one command that goes on where it was interrupted.
 
-``python -m examples.reproduction.tables --table 3 --data FOLDER --results FOLDER --processes 2``
+``python -m examples.reproduction.tables --table 3 --data FOLDER --results RUNS --processes 2``
 
 Table 2: all methods on all models. Table 3: SGDL without denoising learning (w/o DLS), and without
 the denoising scheduler (w/o ADS). Table 4: the estimated noise rate shifted, for an early or a late

@@ -105,20 +105,20 @@ def plain(rank: int, _: Path) -> Any:
 # ------------------------------------------------------------------ states
 
 
-def saved(rank: int, folder: Path, case: str) -> Any:
+def saved(rank: int, folder: Path, name: str) -> Any:
     """A run saved at a step, gone on with; the same loaded again; and loaded by other ranks."""
-    changes = SAVED[case]
+    changes = SAVED[name]
     run = Run(2, rank, **changes)
     run.train(SAVED_AT)
     checkpoint = copy.deepcopy(run.checkpoint())
-    torch.save(checkpoint, folder / f"{case}-checkpoint-{rank}.pt")
+    torch.save(checkpoint, folder / f"{name}-checkpoint-{rank}.pt")
     whole = copy.deepcopy(run.finish())
     again = Run(2, rank, **changes)
     again.restore(checkpoint)
     resumed = copy.deepcopy(again.finish())
     dist.barrier()
     all_saved = [
-        torch.load(folder / f"{case}-checkpoint-{r}.pt", weights_only=True) for r in (0, 1)
+        torch.load(folder / f"{name}-checkpoint-{r}.pt", weights_only=True) for r in (0, 1)
     ]
     merged = merge_states([one["denoiser"] for one in all_saved])
     other = Run(2, rank, **{**changes, "divide": DIVIDED_ANEW[changes["divide"]]})

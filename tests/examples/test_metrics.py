@@ -8,6 +8,7 @@ import pytest
 import torch
 from ir_measures import R, nDCG
 
+from examples import metrics
 from examples.metrics import FullRanking, top_items
 from examples.models.neumf import NeuMF
 
@@ -64,6 +65,26 @@ def test_agrees_with_ir_measures(seed: int, users_at_once: int | None, ties: boo
     )
     found = ranking(scorer(scores))
     assert found == pytest.approx(reference(scores, test, train), abs=1e-12)
+
+
+@pytest.mark.parametrize(("scores_at_once", "parts"), [(2**24, 1), (4 * N_ITEMS, 6), (1, 22)])
+def test_users_are_taken_by_how_many_scores_fit(
+    monkeypatch: pytest.MonkeyPatch, scores_at_once: int, parts: int
+) -> None:
+    monkeypatch.setattr(metrics, "_SCORES_AT_ONCE", scores_at_once)
+    users = np.delete(np.arange(N_USERS), 3)
+    ranking = FullRanking(
+        users, users, masked_users=users[:0], masked_items=users[:0], n_items=N_ITEMS
+    )
+    asked = []
+
+    def score(some: torch.Tensor) -> torch.Tensor:
+        asked.append(some)
+        return torch.zeros(len(some), N_ITEMS)
+
+    ranking(score)
+    assert len(asked) == parts
+    assert torch.cat(asked).tolist() == users.tolist()
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])

@@ -11,30 +11,31 @@ from results import made_up
 from examples.reproduction import __main__ as command
 from examples.reproduction import commands
 from examples.reproduction.provenance import current_provenance
+from examples.reproduction.run_settings import RunSettings
 from examples.reproduction.store import ResultStore
 from examples.reproduction.study import Cell, next_run
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Keys of the runs that the command asked for; none of them trains anything."""
-    keys: list[str] = []
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
+    """The runs that the command asked for; none of them trains anything."""
+    runs: list[RunSettings] = []
 
     def run_missing(
         source: str, cells: list[Cell], store: ResultStore, **options: Any
     ) -> dict[str, str]:
         while (run := next_run(cells, store, set())) is not None:
-            keys.append(run.key)
+            runs.append(run)
             result = asdict(made_up(valid=run.l2, test=0.3 + run.seed / 100))
             store.put(run, result, current_provenance())
         return {}
 
     monkeypatch.setattr(commands, "run_missing", run_missing)
-    return keys
+    return runs
 
 
 def test_command_runs_prints_writes_and_does_nothing_twice(
-    executed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    executed: list[RunSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "docs" / "table"
     arguments = [
@@ -49,12 +50,25 @@ def test_command_runs_prints_writes_and_does_nothing_twice(
     record = json.loads(report.with_suffix(".json").read_text())
     assert "--conditions natural --methods plain sgdl" in text
     assert "--training batch_size=512" in text
+    assert {run.batch_size for run in executed} == {512}
     assert str(tmp_path) not in text
     assert record["provenance"] == [current_provenance()]
     assert current_provenance()["commit"] in text
     assert [row["method"] for row in record["rows"]] == ["plain", "sgdl"]
     assert command.main(arguments) == 0
     assert len(executed) == 2 * (6 + 2)
+
+
+def test_methods_are_compared_with_the_one_that_is_named(
+    executed: list[RunSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", "generated", "--results", str(tmp_path), "--models", "neumf"]
+    arguments += ["--conditions", "natural", "--seeds", "0", "1", "--against", "sgdl"]
+    report = tmp_path / "report"
+    wanted = ["--methods", "plain", "clean_only", "sgdl", "--report", str(report)]
+    assert command.main([*arguments, *wanted]) == 0
+    assert "| N@20 over sgdl | p | recovered |" in capsys.readouterr().out
+    assert "--against sgdl" in report.with_suffix(".md").read_text()
 
 
 def test_a_failed_run_fails_the_command(
@@ -72,6 +86,9 @@ def test_a_failed_run_fails_the_command(
         (["--seeds", "0", "100"], "expected tuning seeds apart from the final seeds"),
         (["--training", "rate=3"], "Expected one of batch_size, epochs, evaluate_every, patience"),
         (["--training", "epochs=0"], "and a number from 1, got 'epochs=0'"),
+        (["--training", "epochs=1.5"], "and a number from 1, got 'epochs=1.5'"),
+        (["--training", "epochs"], "and a number from 1, got 'epochs'"),
+        (["--training", "epochs=1", "epochs=2"], "expected each name of --training once"),
     ],
 )
 def test_senseless_wishes_are_refused(

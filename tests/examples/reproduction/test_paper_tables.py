@@ -56,7 +56,7 @@ def test_a_table_of_variants_has_its_rows_for_both_models(
     ]
     assert len(executed) == 2 * (6 + 2 * len(rows))
     text = (tmp_path / f"table{table}.md").read_text()
-    assert f"tables --data FOLDER --results FOLDER --table {table} --models neumf lightgcn" in text
+    assert f"tables --data FOLDER --results RUNS --table {table} --models neumf lightgcn" in text
     assert "not tuned anew" in text
     assert str(tmp_path) not in text
 
