@@ -61,8 +61,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
     options = parser.parse_args(arguments)
     if set(options.seeds) & set(options.tuning_seeds):
         parser.error("expected tuning seeds apart from the final seeds, got some in both")
-    names = [setting.partition("=")[0] for setting in options.training]
-    if len(set(names)) < len(names):
+    if len(dict(options.training)) < len(options.training):
         parser.error("expected each name of --training once, got some twice")
     return options
 
@@ -80,10 +79,7 @@ def cells_of(options: argparse.Namespace) -> dict[str, list[Cell]]:
             tuning_seeds=options.tuning_seeds,
             seeds=options.seeds,
             flagged=data.train_clean is not None,
-            training={
-                name: int(number)
-                for name, _, number in (setting.partition("=") for setting in options.training)
-            },
+            training=dict(options.training),
         )
     return found
 
@@ -139,9 +135,11 @@ def repeatable(program: str, options: argparse.Namespace, names: Sequence[str]) 
     """The command with the named options written out, and places of files left open."""
     words = [
         word
-        for name in (*names, *(["training"] if options.training else []))
+        for name in names
         for word in (f"--{name.replace('_', '-')}", *map(str, _listed(getattr(options, name))))
     ]
+    if options.training:
+        words += ["--training", *(f"{name}={number}" for name, number in options.training)]
     folders = " ".join(["FOLDER"] * len(options.data))
     return f"python -m {program} --data {folders} --results RUNS {shlex.join(words)}"
 
@@ -171,11 +169,11 @@ def _condition(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _training(text: str) -> str:
+def _training(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     if name not in TRAINING or not number.isdecimal() or int(number) < 1:
         raise argparse.ArgumentTypeError(
             f"Expected one of {', '.join(TRAINING)} and a number from 1, got {text!r}. "
             "Write it as batch_size=8192."
         )
-    return text
+    return name, int(number)
