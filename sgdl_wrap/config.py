@@ -88,6 +88,11 @@ class DenoiserConfig:
     denoising_scheduler_lr: float = 0.005
     """η3, Adam's learning rate for the denoising scheduler φ. Ours, equal to η2."""
 
+    weighting_entropy: float | None = None
+    """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
+    however little it is ahead, in standard deviations of the alignments; 0 is the paper. Ours:
+    None takes 0.02 for ranking losses and 0 for pointwise ones, see docs/deviations.md, 22."""
+
     weight_hidden: int = 64
     """Hidden units of the weighting function g. Paper: 64."""
 
@@ -218,6 +223,7 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
+            weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
             weight_normalization="none",
@@ -236,6 +242,7 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
+            weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
             weight_normalization="none",
@@ -247,7 +254,8 @@ class DenoiserConfig:
         return cls(guidance_interval=12)
 
     def settled(self, *, pointwise: bool) -> DenoiserConfig:
-        """With each "auto", and a `meta_lr` of None, replaced by what suits the loss.
+        """With each "auto", and `meta_lr`, `weighting_entropy` of None, replaced by what suits the
+        loss.
 
         Args:
             pointwise: whether unobserved pairs are samples of their own, with a label.
@@ -262,7 +270,13 @@ class DenoiserConfig:
         meta_lr = self.meta_lr
         if meta_lr is None:
             meta_lr = 0.005 if pointwise else 0.02
-        return replace(self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr)
+        entropy = self.weighting_entropy
+        if entropy is None:
+            entropy = 0.0 if pointwise else 0.02
+        return replace(
+            self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr,
+            weighting_entropy=entropy,
+        )  # fmt: skip
 
     def but(self, **changes: Any) -> DenoiserConfig:
         """A copy with some fields changed.
@@ -305,6 +319,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "meta_lr": (0, math.inf, True),
     "denoising_scheduler_lr": (0, math.inf, True),
     "denoising_scheduler_entropy": (0, math.inf, True),
+    "weighting_entropy": (0, math.inf, True),
     "weight_hidden": (1, math.inf, True),
     "loss_smoothing": (0, 1, True),
     "denoising_scheduler_hidden": (1, math.inf, True),
@@ -317,7 +332,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**63, True),
 }
 _OPTIONAL = {
-    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "guidance_size", "max_guidance_batch",
+    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "weighting_entropy", "guidance_size",
+    "max_guidance_batch",
 }  # fmt: skip
 _WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",

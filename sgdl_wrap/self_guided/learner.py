@@ -28,7 +28,12 @@ from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
 from sgdl_wrap.self_guided.tables import Lookup, RowUpdate
-from sgdl_wrap.self_guided.weighting import WeightingFunction, before_division, mean_weight
+from sgdl_wrap.self_guided.weighting import (
+    WeightingFunction,
+    before_division,
+    mean_weight,
+    unevenness_gradient,
+)
 
 _REMEDY = (
     "Lower assumed_lr, meta_lr or the learning rate, or look for sqrt(0), log(0) and 0/0 in "
@@ -122,8 +127,8 @@ class SelfGuidedLearner:
         """
         theta = lookahead.parameters
         raw = self.weighting(features)
-        mean = mean_weight(raw, self._ranks) if self._divides else None
-        weights = raw.detach() if mean is None else raw.detach() / mean
+        mean = mean_weight(raw, self._ranks)
+        weights = raw.detach() / mean if self._divides else raw.detach()
         vector = weights.to(losses.dtype, copy=True).requires_grad_()
         cosines = self.config.similarity == "paper" and self.selector.factors is not None
         if cosines or lookups is None or self._ranks.several:  # which need all of θ̂
@@ -156,8 +161,10 @@ class SelfGuidedLearner:
         products = gradient_products(ascent, vector, direction)
         # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
         pull = (-scale * products).to(weights.dtype)
-        if mean is not None:
+        if self._divides:
             pull = before_division(pull, weights, mean, self._ranks)
+        if self.config.weighting_entropy:
+            pull += scale * self._evenness_pull(raw.detach() / mean, mean, products)
         gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
@@ -173,6 +180,21 @@ class SelfGuidedLearner:
         step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
         return MetaStep(guidance_loss, shares, products, gradients)
+
+    def _evenness_pull(self, relative: Tensor, mean: Tensor, products: Tensor) -> Tensor:
+        """λ s d(Σ_k v_k log v_k)/dg, v = g / mean(g), (B,): what keeps weights from running away.
+
+        With p the alignments and s their standard deviation, the guidance loss falls by
+        (η1/B) Σ_k v_k p_k, to first order. That alone is least where what aligns best has all the
+        weight, however little it is ahead: a g that learns for long becomes a threshold. With
+        (η1/B) λ s Σ_k v_k log v_k it is least at v ∝ exp(E[p | x] / (λ s)), x what g reads
+        (deviation 22).
+        """
+        spread = self._ranks.gather(products).rows.std(unbiased=False).to(relative.dtype)
+        strength = cast(float, self.config.weighting_entropy) * spread
+        return strength * before_division(
+            unevenness_gradient(relative), relative, mean, self._ranks
+        )
 
     def _record_cosines(
         self,

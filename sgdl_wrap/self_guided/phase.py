@@ -20,7 +20,8 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
 
-_SETTLED = ("weight_inputs", "memorized_data", "meta_lr")  # what may be left to the kind of loss
+# what may be left to the kind of loss
+_SETTLED = ("weight_inputs", "memorized_data", "meta_lr", "weighting_entropy")
 
 
 class SelfGuidedPhase:

@@ -71,6 +71,12 @@ def before_division(gradient: Tensor, weights: Tensor, mean: Tensor, ranks: Rank
     return (gradient - overall / (ranks.size * len(weights))) / mean
 
 
+def unevenness_gradient(weights: Tensor) -> Tensor:
+    """d(Σ_k w_k log w_k)/dw = 1 + log w, (B,); of weights that underflowed to 0 the finite one of
+    the smallest number."""
+    return 1 + weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+
+
 def linear(
     n_inputs: int, n_outputs: int, generator: torch.Generator, device: torch.device,
     dtype: torch.dtype,

@@ -45,6 +45,7 @@ DTYPES = pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
 )
 NORMALIZATIONS = pytest.mark.parametrize("normalization", ["none", "mean"])
+ENTROPIES = pytest.mark.parametrize("entropy", [0.0, 0.7])
 
 
 class Scene:
@@ -93,6 +94,14 @@ class Scene:
         hidden = torch.relu(losses.detach()[:, None] @ first.T + first_bias)
         weights = torch.sigmoid(hidden @ second.T + second_bias)[:, 0]
         return weights / weights.mean() if self.config.weight_normalization == "mean" else weights
+
+    def unevenness(self, psi: list[Tensor], losses: Tensor, products: Tensor) -> Tensor:
+        """(η1/B) λ s Σ_k v_k log v_k, v the weights divided by their mean, s the spread of p."""
+        weights = self.weights(psi, losses)
+        relative = weights / weights.mean()
+        spread = ((products - products.mean()) ** 2).mean().sqrt().detach()
+        strength = self.config.weighting_entropy * spread
+        return ETA / len(losses) * strength * (relative * torch.log(relative)).sum()
 
 
 class _Dispatcher(nn.Module):
@@ -169,6 +178,7 @@ def psi_gradient_in_a_loop(scene: Scene, shares: Tensor) -> list[Tensor]:
             p.copy_(original)
     products = torch.stack([outer @ gradient for gradient in per_sample])
     total = (weights * (-ETA / len(losses) * products)).sum()
+    total = total + scene.unevenness(scene.psi, losses, products)
     return list(torch.autograd.grad(total, scene.psi))
 
 
@@ -184,6 +194,7 @@ def _flat(gradients: Any, like: list[Any]) -> Tensor:
 
 @DTYPES
 @NORMALIZATIONS
+@ENTROPIES
 @pytest.mark.parametrize("scheduler", ["lstm", "none"])
 @pytest.mark.parametrize("name", UNROLLED)
 @pytest.mark.parametrize(
@@ -195,17 +206,21 @@ def test_weighting_gradient_equals_a_full_unroll(
     unrolled: Callable[[Scene], Tensor],
     name: str,
     scheduler: str,
+    entropy: float,
     normalization: str,
     dtype: torch.dtype,
 ) -> None:
     config = settled(
-        weight_normalization=normalization, denoising_scheduler=scheduler, gumbel_draws=4
+        weight_normalization=normalization, weighting_entropy=entropy,
+        denoising_scheduler=scheduler, gumbel_draws=4,
     )
     scene = Scene(make(name, dtype), config)
+    train_losses = scene.case.loss_fn(scene.case.model, scene.case.batch).detach()
     step = scene.learn()
     losses = unrolled(scene)
     guidance_loss = (step.shares * losses).sum()
-    expected = torch.autograd.grad(guidance_loss, scene.psi)
+    objective = guidance_loss + scene.unevenness(scene.psi, train_losses, step.products)
+    expected = torch.autograd.grad(objective, scene.psi)
     tolerance = TOLERANCE[dtype] * CANCELLATION[normalization]
     assert relative_gap(step.weighting_gradients, list(expected)) <= tolerance
     assert relative_gap([step.guidance_loss], [guidance_loss]) <= TOLERANCE[dtype]
@@ -214,11 +229,14 @@ def test_weighting_gradient_equals_a_full_unroll(
 
 @DTYPES
 @NORMALIZATIONS
+@ENTROPIES
 @pytest.mark.parametrize("name", UNROLLED)
 def test_weighting_gradient_equals_equation_16_in_a_loop(
-    name: str, normalization: str, dtype: torch.dtype
+    name: str, entropy: float, normalization: str, dtype: torch.dtype
 ) -> None:
-    config = settled(weight_normalization=normalization, gumbel_draws=4)
+    config = settled(
+        weight_normalization=normalization, weighting_entropy=entropy, gumbel_draws=4
+    )
     scene = Scene(make(name, dtype), config)
     step = scene.learn()
     expected = psi_gradient_in_a_loop(scene, step.shares)

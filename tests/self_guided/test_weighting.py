@@ -12,6 +12,7 @@ from sgdl_wrap.self_guided.weighting import (
     before_division,
     draw_xavier_,
     mean_weight,
+    unevenness_gradient,
 )
 from tests.models_zoo import stream_states
 
@@ -86,3 +87,25 @@ def test_the_gradient_before_division_is_autograds() -> None:
     mean = mean_weight(raw, ALONE)
     found = before_division(pull, raw.detach() / mean, mean, ALONE)
     assert torch.allclose(found, expected, rtol=1e-12, atol=0)
+
+
+def test_unevenness_gradient_is_that_of_the_sum() -> None:
+    weights = torch.tensor([0.2, 1.0, 1.8], dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad((weights * weights.log()).sum(), weights)
+    assert unevenness_gradient(weights.detach()).tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_weight_that_underflowed_to_zero_has_a_finite_gradient() -> None:
+    assert float(unevenness_gradient(torch.zeros(1))) == pytest.approx(1 - 126 * np.log(2))
+
+
+@pytest.mark.parametrize("strength", [0.1, 2.0])
+def test_with_the_entropy_term_weights_settle_at_the_exponential_of_the_alignment(
+    strength: float,
+) -> None:
+    products = torch.tensor([-0.5, 0.1, 0.3, 0.9], dtype=torch.float64)
+    for weights, settled in (((products / strength).exp(), True), (1 + products, False)):
+        weights = weights / weights.mean()
+        pull = strength * unevenness_gradient(weights) - products
+        left = before_division(pull, weights, torch.tensor(0.4, dtype=torch.float64), ALONE)
+        assert (float(left.abs().max()) < 1e-12) == settled
