@@ -91,7 +91,7 @@ class DenoiserConfig:
     weighting_entropy: float | None = None
     """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
     however little it is ahead, in standard deviations of the alignments; 0 is the paper. Ours:
-    None takes 0.02 for ranking losses and 0 for pointwise ones, see docs/deviations.md, 22."""
+    None is 0 for now, 0.02 has been tried for ranking losses, see docs/deviations.md, 22."""
 
     weight_hidden: int = 64
     """Hidden units of the weighting function g. Paper: 64."""
@@ -272,7 +272,7 @@ class DenoiserConfig:
             meta_lr = 0.005 if pointwise else 0.02
         entropy = self.weighting_entropy
         if entropy is None:
-            entropy = 0.0 if pointwise else 0.02
+            entropy = 0.0
         return replace(
             self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr,
             weighting_entropy=entropy,

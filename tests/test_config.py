@@ -250,7 +250,7 @@ def test_what_is_left_open_is_settled_by_the_kind_of_loss():
     ranking = DenoiserConfig().settled(pointwise=False)
     assert ranking.weight_inputs == ("suspicion",)
     assert (ranking.memorized_data, ranking.meta_lr) == ("current", 0.02)
-    assert ranking.weighting_entropy == 0.02
+    assert ranking.weighting_entropy == 0.0
     pointwise = DenoiserConfig().settled(pointwise=True)
     assert pointwise.weight_inputs == ("loss",)
     assert (pointwise.memorized_data, pointwise.meta_lr) == ("steady", 0.005)

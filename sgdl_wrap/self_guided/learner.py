@@ -164,7 +164,7 @@ class SelfGuidedLearner:
         if self._divides:
             pull = before_division(pull, weights, mean, self._ranks)
         if self.config.weighting_entropy:
-            pull += scale * self._evenness_pull(raw.detach() / mean, mean, products)
+            pull += self._entropy_pull(raw.detach() / mean, mean, products, scale)
         gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
@@ -181,20 +181,22 @@ class SelfGuidedLearner:
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
         return MetaStep(guidance_loss, shares, products, gradients)
 
-    def _evenness_pull(self, relative: Tensor, mean: Tensor, products: Tensor) -> Tensor:
-        """λ s d(Σ_k v_k log v_k)/dg, v = g / mean(g), (B,): what keeps weights from running away.
+    def _entropy_pull(
+        self, relative: Tensor, mean: Tensor, products: Tensor, scale: float
+    ) -> Tensor:
+        """(η1/B) λ s d(Σ_k v_k log v_k)/dg, v = g / mean(g), (B,): keeps weights from running away.
 
         With p the alignments and s their standard deviation, the guidance loss falls by
         (η1/B) Σ_k v_k p_k, to first order. That alone is least where what aligns best has all the
         weight, however little it is ahead: a g that learns for long becomes a threshold. With
         (η1/B) λ s Σ_k v_k log v_k it is least at v ∝ exp(E[p | x] / (λ s)), x what g reads
-        (deviation 22).
+        (deviation 22); without the division by the mean, at the same with λ / mean(g).
         """
-        spread = self._ranks.gather(products).rows.std(unbiased=False).to(relative.dtype)
-        strength = cast(float, self.config.weighting_entropy) * spread
-        return strength * before_division(
-            unevenness_gradient(relative), relative, mean, self._ranks
-        )
+        spread = self._ranks.gather(products).rows.double().std(unbiased=False)
+        strength = cast(float, self.config.weighting_entropy) * spread.to(relative.dtype)
+        # scaled first: ranks may have batches of different sizes, and what is summed is theirs
+        uneven = scale * strength * unevenness_gradient(relative)
+        return before_division(uneven, relative, mean, self._ranks)
 
     def _record_cosines(
         self,
