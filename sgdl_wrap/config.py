@@ -88,11 +88,6 @@ class DenoiserConfig:
     denoising_scheduler_lr: float = 0.005
     """η3, Adam's learning rate for the denoising scheduler φ. Ours, equal to η2."""
 
-    weighting_entropy: float | None = None
-    """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
-    however little it is ahead, in standard deviations of the alignments; 0 is the paper. Ours:
-    None is 0 for now, 0.02 has been tried for ranking losses, see docs/deviations.md, 22."""
-
     weight_hidden: int = 64
     """Hidden units of the weighting function g. Paper: 64."""
 
@@ -108,6 +103,11 @@ class DenoiserConfig:
     weight_normalization: WeightNormalization = "mean"
     """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
     term keeps its scale against the user's penalty (ours)."""
+
+    weighting_entropy: float = 0.0
+    """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
+    however little it is ahead; its unit is the standard deviation of the samples' products with
+    the guidance gradient (Eq. 16). 0 is the paper. Ours, see docs/results.md."""
 
     loss_smoothing: float = 0.8
     """Share of the past in the exponential average of a sample's loss. Ours."""
@@ -223,7 +223,6 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
-            weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
             weight_normalization="none",
@@ -242,7 +241,6 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
-            weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
             weight_normalization="none",
@@ -254,8 +252,7 @@ class DenoiserConfig:
         return cls(guidance_interval=12)
 
     def settled(self, *, pointwise: bool) -> DenoiserConfig:
-        """With each "auto", and `meta_lr`, `weighting_entropy` of None, replaced by what suits the
-        loss.
+        """With each "auto", and a `meta_lr` of None, replaced by what suits the loss.
 
         Args:
             pointwise: whether unobserved pairs are samples of their own, with a label.
@@ -270,13 +267,7 @@ class DenoiserConfig:
         meta_lr = self.meta_lr
         if meta_lr is None:
             meta_lr = 0.005 if pointwise else 0.02
-        entropy = self.weighting_entropy
-        if entropy is None:
-            entropy = 0.0
-        return replace(
-            self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr,
-            weighting_entropy=entropy,
-        )  # fmt: skip
+        return replace(self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr)
 
     def but(self, **changes: Any) -> DenoiserConfig:
         """A copy with some fields changed.
@@ -332,8 +323,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**63, True),
 }
 _OPTIONAL = {
-    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "weighting_entropy", "guidance_size",
-    "max_guidance_batch",
+    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "guidance_size", "max_guidance_batch",
 }  # fmt: skip
 _WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",

@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "weight_inputs": ("loss", "smoothed_loss", "memorization_rate", "observed")
     },
     "weights as they are": {"weight_normalization": "none"},
+    "even weights": {"weighting_entropy": 0.5},
     "memorized by now": {"memorized_data": "current"},
     "memorized steadily": {"memorized_data": "steady"},
     "memorized at the switch": {"memorized_data": "switch"},
@@ -220,7 +221,7 @@ def test_each_visit_of_a_memorized_sample_is_noted_with_its_standardised_alignme
             denoiser.step(batch)
             if len(learned) == steps:  # the first batch of Phase II has no guidance yet
                 continue
-            products = learned[-1].products.numpy()
+            products = learned[-1].alignments.rows.numpy()
             aligned = (products - products.mean()) / products.std()
             state = denoiser.state_dict()["self_guided"]["learner"]["selector"]
             for row, number in enumerate(DATA.ids(batch[0], batch[1]).tolist()):

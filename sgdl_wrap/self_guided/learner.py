@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.distributed.ranks import ALONE, Ranks
+from sgdl_wrap.distributed.ranks import ALONE, Gathered, Ranks
 from sgdl_wrap.finite import check_finite
 from sgdl_wrap.random_streams import RandomStreams
 from sgdl_wrap.self_guided.gradients import (
@@ -28,12 +28,7 @@ from sgdl_wrap.self_guided.optimizers import adam, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
 from sgdl_wrap.self_guided.tables import Lookup, RowUpdate
-from sgdl_wrap.self_guided.weighting import (
-    WeightingFunction,
-    before_division,
-    mean_weight,
-    unevenness_gradient,
-)
+from sgdl_wrap.self_guided.weighting import WeightingFunction, mean_weight, objective_gradient
 
 _REMEDY = (
     "Lower assumed_lr, meta_lr or the learning rate, or look for sqrt(0), log(0) and 0/0 in "
@@ -48,13 +43,13 @@ class MetaStep:
     Attributes:
         guidance_loss: Σ_m c_m L_m(θ̂), of this rank's samples.
         shares: c, (n,).
-        products: <ḡ, ∇L_k(θ)> of the training samples, (B,) (Eq. 16).
-        weighting_gradients: d(guidance loss)/dψ.
+        alignments: <ḡ, ∇L_k(θ)> of the training samples of all ranks (Eq. 16).
+        weighting_gradients: d(guidance loss + entropy term)/dψ.
     """
 
     guidance_loss: Tensor
     shares: Tensor
-    products: Tensor
+    alignments: Gathered
     weighting_gradients: list[Tensor]
 
 
@@ -123,12 +118,13 @@ class SelfGuidedLearner:
         Raises:
             NonFiniteError: NaN or Inf on the way; ψ and φ are as they were.
 
-        Source: Eq. 7, 8, 10, 11, 12, 16.
+        Source: Eq. 7, 8, 10, 11, 12, 16; deviation 22.
         """
         theta = lookahead.parameters
         raw = self.weighting(features)
         mean = mean_weight(raw, self._ranks)
-        weights = raw.detach() / mean if self._divides else raw.detach()
+        relative = raw.detach() / mean
+        weights = relative if self._divides else raw.detach()
         vector = weights.to(losses.dtype, copy=True).requires_grad_()
         cosines = self.config.similarity == "paper" and self.selector.factors is not None
         if cosines or lookups is None or self._ranks.several:  # which need all of θ̂
@@ -159,12 +155,11 @@ class SelfGuidedLearner:
         guidance_losses = torch.cat(evaluated)
         self._ranks.sum_(direction)
         products = gradient_products(ascent, vector, direction)
-        # Eq. 16: d(guidance loss)/dw_k = -(η1/B) <ḡ, ∇L_k(θ)>
-        pull = (-scale * products).to(weights.dtype)
-        if self._divides:
-            pull = before_division(pull, weights, mean, self._ranks)
-        if self.config.weighting_entropy:
-            pull += self._entropy_pull(raw.detach() / mean, mean, products, scale)
+        alignments = self._ranks.gather(products)
+        pull = objective_gradient(
+            relative, mean, alignments, self._ranks,
+            scale=scale, entropy=self.config.weighting_entropy, divides=self._divides,
+        )
         gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
@@ -179,24 +174,7 @@ class SelfGuidedLearner:
         )
         step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
-        return MetaStep(guidance_loss, shares, products, gradients)
-
-    def _entropy_pull(
-        self, relative: Tensor, mean: Tensor, products: Tensor, scale: float
-    ) -> Tensor:
-        """(η1/B) λ s d(Σ_k v_k log v_k)/dg, v = g / mean(g), (B,): keeps weights from running away.
-
-        With p the alignments and s their standard deviation, the guidance loss falls by
-        (η1/B) Σ_k v_k p_k, to first order. That alone is least where what aligns best has all the
-        weight, however little it is ahead: a g that learns for long becomes a threshold. With
-        (η1/B) λ s Σ_k v_k log v_k it is least at v ∝ exp(E[p | x] / (λ s)), x what g reads
-        (deviation 22); without the division by the mean, at the same with λ / mean(g).
-        """
-        spread = self._ranks.gather(products).rows.double().std(unbiased=False)
-        strength = cast(float, self.config.weighting_entropy) * spread.to(relative.dtype)
-        # scaled first: ranks may have batches of different sizes, and what is summed is theirs
-        uneven = scale * strength * unevenness_gradient(relative)
-        return before_division(uneven, relative, mean, self._ranks)
+        return MetaStep(guidance_loss, shares, alignments, gradients)
 
     def _record_cosines(
         self,

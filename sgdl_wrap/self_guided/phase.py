@@ -20,8 +20,7 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
 
-# what may be left to the kind of loss
-_SETTLED = ("weight_inputs", "memorized_data", "meta_lr", "weighting_entropy")
+_SETTLED = ("weight_inputs", "memorized_data", "meta_lr")  # what may be left to the kind of loss
 
 
 class SelfGuidedPhase:
@@ -154,7 +153,7 @@ class SelfGuidedPhase:
             )
             self._guidance = guidance
             if self.config.similarity == "alignment":
-                everywhere = self._ranks.gather(learned.products)
+                everywhere = learned.alignments
                 products = everywhere.own(standardized(everywhere.rows))
                 places = torch.from_numpy(memorized).to(products.device)
                 self.learner.selector.record(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sgdl_wrap.distributed.ranks import Ranks
+from sgdl_wrap.distributed.ranks import Gathered, Ranks
 
 
 class WeightingFunction(nn.Module):
@@ -71,10 +71,49 @@ def before_division(gradient: Tensor, weights: Tensor, mean: Tensor, ranks: Rank
     return (gradient - overall / (ranks.size * len(weights))) / mean
 
 
-def unevenness_gradient(weights: Tensor) -> Tensor:
-    """d(Σ_k w_k log w_k)/dw = 1 + log w, (B,); of weights that underflowed to 0 the finite one of
-    the smallest number."""
+def negative_entropy_gradient(weights: Tensor) -> Tensor:
+    """d(Σ_k w_k log w_k)/dw = 1 + log w, (B,); where w underflowed to 0, that of the smallest
+    number."""
     return 1 + weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+
+
+def objective_gradient(
+    relative: Tensor,
+    mean: Tensor,
+    alignments: Gathered,
+    ranks: Ranks,
+    *,
+    scale: float,
+    entropy: float,
+    divides: bool,
+) -> Tensor:
+    """d/dg of Σ_k scale (-w_k p_k + λ s m v_k log v_k), v = g / m, m = mean(g), (B,).
+
+    The guidance loss changes by -(η1/B) Σ_k w_k p_k, to first order (Eq. 16). That alone is least
+    where what aligns best has all the weight, however little it is ahead: a g that learns for long
+    becomes a threshold. With the second term it is least at v ∝ exp(E[p | x] / (λ s)), x what g
+    reads (deviation 22). w is v where weights are divided by their mean (the m of the second term
+    is then 1), else g.
+
+    Args:
+        relative: v, (B,).
+        mean: m, as :func:`mean_weight` gave it, ().
+        alignments: p = <ḡ, ∇L_k(θ)> of all ranks; s is their standard deviation.
+        scale: η1/B, of several ranks this one's, divided by their number.
+        entropy: λ.
+        divides: whether w = v.
+    """
+    products = alignments.own(alignments.rows)
+    guided = (-scale * products).to(relative.dtype)
+    if not divides and not entropy:
+        return guided
+    even = torch.zeros_like(guided)
+    if entropy:
+        spread = alignments.rows.double().std(unbiased=False).to(relative.dtype)
+        even = scale * entropy * spread * negative_entropy_gradient(relative)
+    if divides:
+        return before_division(guided + even, relative, mean, ranks)
+    return guided + mean * before_division(even, relative, mean, ranks)
 
 
 def linear(

@@ -38,6 +38,10 @@ FOLLOWING: dict[str, dict[str, Any]] = {
         )
     },
     "weights as they are": {"config": CONFIG.but(weight_normalization="none")},
+    "even weights": {"config": CONFIG.but(weighting_entropy=0.5)},
+    "even weights as they are": {
+        "config": CONFIG.but(weighting_entropy=0.5, weight_normalization="none")
+    },
     "labelled": {"labelled": True},
     "labelled steady": {"labelled": True, "config": SLOW},
     "global scaling": {"config": SOON.but(loss_normalization="global")},

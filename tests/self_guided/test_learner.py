@@ -96,11 +96,12 @@ class Scene:
         return weights / weights.mean() if self.config.weight_normalization == "mean" else weights
 
     def unevenness(self, psi: list[Tensor], losses: Tensor, products: Tensor) -> Tensor:
-        """(η1/B) λ s Σ_k v_k log v_k, v the weights divided by their mean, s the spread of p."""
+        """(η1/B) λ s m Σ_k v_k log v_k, m the mean of the weights, v = w / m, s the spread of p."""
         weights = self.weights(psi, losses)
-        relative = weights / weights.mean()
+        mean = weights.mean()
+        relative = weights / mean
         spread = ((products - products.mean()) ** 2).mean().sqrt().detach()
-        strength = self.config.weighting_entropy * spread
+        strength = self.config.weighting_entropy * spread * mean.detach()
         return ETA / len(losses) * strength * (relative * torch.log(relative)).sum()
 
 
@@ -219,7 +220,7 @@ def test_weighting_gradient_equals_a_full_unroll(
     step = scene.learn()
     losses = unrolled(scene)
     guidance_loss = (step.shares * losses).sum()
-    objective = guidance_loss + scene.unevenness(scene.psi, train_losses, step.products)
+    objective = guidance_loss + scene.unevenness(scene.psi, train_losses, step.alignments.rows)
     expected = torch.autograd.grad(objective, scene.psi)
     tolerance = TOLERANCE[dtype] * CANCELLATION[normalization]
     assert relative_gap(step.weighting_gradients, list(expected)) <= tolerance
@@ -242,6 +243,16 @@ def test_weighting_gradient_equals_equation_16_in_a_loop(
     expected = psi_gradient_in_a_loop(scene, step.shares)
     tolerance = TOLERANCE[dtype] * CANCELLATION[normalization]
     assert relative_gap(step.weighting_gradients, expected) <= tolerance
+
+
+@NORMALIZATIONS
+def test_weights_that_are_all_zero_have_finite_gradients(normalization: str) -> None:
+    config = settled(weight_normalization=normalization, weighting_entropy=0.7)
+    scene = Scene(make("mlp", torch.float32), config)
+    with torch.no_grad():
+        scene.learner.weighting.output.bias.fill_(-200)
+    for gradient in scene.learn().weighting_gradients:
+        assert bool(gradient.isfinite().all())
 
 
 def test_rows_of_a_whole_guidance_batch_are_the_samples_that_guide() -> None:

@@ -110,7 +110,7 @@ def names_moved(scene: Scene, moves: Moves) -> set[str]:
 
 def assert_same_step(found: MetaStep, expected: MetaStep) -> None:
     assert relative_gap(found.weighting_gradients, expected.weighting_gradients) <= 1e-10
-    assert relative_gap([found.products], [expected.products]) <= 1e-10
+    assert relative_gap([found.alignments.rows], [expected.alignments.rows]) <= 1e-10
     assert relative_gap([found.guidance_loss], [expected.guidance_loss]) <= 1e-10
     assert torch.equal(found.shares, expected.shares)
 

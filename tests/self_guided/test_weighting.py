@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from sgdl_wrap.distributed.ranks import ALONE
+from sgdl_wrap.distributed.ranks import ALONE, Gathered, Ranks
 from sgdl_wrap.self_guided.weighting import (
     WeightingFunction,
     before_division,
     draw_xavier_,
     mean_weight,
-    unevenness_gradient,
+    negative_entropy_gradient,
+    objective_gradient,
 )
 from tests.models_zoo import stream_states
 
@@ -89,23 +96,76 @@ def test_the_gradient_before_division_is_autograds() -> None:
     assert torch.allclose(found, expected, rtol=1e-12, atol=0)
 
 
-def test_unevenness_gradient_is_that_of_the_sum() -> None:
+def test_negative_entropy_gradient_is_that_of_the_sum() -> None:
     weights = torch.tensor([0.2, 1.0, 1.8], dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad((weights * weights.log()).sum(), weights)
-    assert unevenness_gradient(weights.detach()).tolist() == pytest.approx(expected.tolist())
+    found = negative_entropy_gradient(weights.detach())
+    assert found.tolist() == pytest.approx(expected.tolist())
 
 
 def test_a_weight_that_underflowed_to_zero_has_a_finite_gradient() -> None:
-    assert float(unevenness_gradient(torch.zeros(1))) == pytest.approx(1 - 126 * np.log(2))
+    found = float(negative_entropy_gradient(torch.zeros(1)))
+    assert found == pytest.approx(1 - 126 * np.log(2))
 
 
-@pytest.mark.parametrize("strength", [0.1, 2.0])
-def test_with_the_entropy_term_weights_settle_at_the_exponential_of_the_alignment(
-    strength: float,
-) -> None:
+@pytest.mark.parametrize("entropy", [0.1, 2.0])
+def test_weights_settle_at_the_exponential_of_the_alignment(entropy: float) -> None:
     products = torch.tensor([-0.5, 0.1, 0.3, 0.9], dtype=torch.float64)
-    for weights, settled in (((products / strength).exp(), True), (1 + products, False)):
-        weights = weights / weights.mean()
-        pull = strength * unevenness_gradient(weights) - products
-        left = before_division(pull, weights, torch.tensor(0.4, dtype=torch.float64), ALONE)
+    spread = products.std(unbiased=False)
+    for weights, settled in (((products / (entropy * spread)).exp(), True), (1 + products, False)):
+        relative = weights / weights.mean()
+        left = objective_gradient(
+            relative, torch.tensor(0.4, dtype=torch.float64), Gathered(products, 0, 4), ALONE,
+            scale=0.7, entropy=entropy, divides=True,
+        )
         assert (float(left.abs().max()) < 1e-12) == settled
+
+
+class OneOfTwo(Ranks):
+    """A rank in a thread of its own; what ranks say to each other goes through a list."""
+
+    def __init__(self, rank: int, table: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__()
+        self.rank, self.size = rank, 2
+        self._table, self._barrier = table, barrier
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        self._table[self.rank] = [tensor.clone() for tensor in tensors]
+        self._barrier.wait()
+        for tensor, *parts in zip(tensors, *self._table, strict=True):
+            tensor.copy_(sum(parts))
+        self._barrier.wait()
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_two_ranks_with_uneven_batches_have_the_gradient_of_their_common_objective(
+    divides: bool,
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    eta, entropy, sizes = 0.3, 0.6, (9, 41)
+    raw = torch.rand(50, generator=generator, dtype=torch.float64).requires_grad_()
+    products = torch.randn(50, generator=generator, dtype=torch.float64)
+    scale = torch.cat([torch.full((n,), eta / (2 * n), dtype=torch.float64) for n in sizes])
+    mean = sum(part.mean() for part in raw.split(sizes)) / 2
+    even = raw / mean
+    weights, level = (even, 1.0) if divides else (raw, mean.detach())
+    strength = entropy * products.std(unbiased=False) * level
+    objective = (scale * (strength * even * even.log() - weights * products)).sum()
+    (expected,) = torch.autograd.grad(objective, raw)
+
+    table: list[Any] = [None, None]
+    barrier = threading.Barrier(2, timeout=60)
+
+    def on(rank: int) -> Tensor:
+        first, last = (0, 9) if rank == 0 else (9, 50)
+        ranks = OneOfTwo(rank, table, barrier)
+        mine = raw.detach()[first:last]
+        own_mean = mean_weight(mine, ranks)
+        return objective_gradient(
+            mine / own_mean, own_mean, Gathered(products, first, last), ranks,
+            scale=eta / (2 * len(mine)), entropy=entropy, divides=divides,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        found = torch.cat(list(pool.map(on, range(2))))
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-14)
