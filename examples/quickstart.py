@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--set",
-        type=_setting,
+        type=denoiser_setting,
         nargs="+",
         default=[],
         metavar="FIELD=VALUE",
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def denoiser_setting(text: str) -> tuple[str, Any]:
     """A field of the config and its value: a Python literal, or else a word."""
     name, equals, value = text.partition("=")
     if not equals or name not in {field.name for field in fields(DenoiserConfig)}:

@@ -107,7 +107,7 @@ class DenoiserConfig:
     weighting_entropy: float = 0.0
     """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
     however little it is ahead; its unit is the standard deviation of the samples' products with
-    the guidance gradient (Eq. 16). 0 is the paper. Ours, see docs/results.md."""
+    the guidance gradient (Eq. 16). 0 is the paper. Ours, see docs/reproduction.md."""
 
     loss_smoothing: float = 0.8
     """Share of the past in the exponential average of a sample's loss. Ours."""
@@ -121,7 +121,7 @@ class DenoiserConfig:
 
     denoising_scheduler_entropy: float = 30.0
     """λ of the entropy term that keeps the scheduler from giving all to the easiest samples, in
-    standard deviations of the guidance losses; 0 is the paper. Ours, see docs/results.md."""
+    standard deviations of the guidance losses; 0 is the paper. Ours, see docs/reproduction.md."""
 
     factor_history: int = 3
     """T: visits of a memorized sample that the LSTM reads. Ours: the paper gives no length, the

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from examples.quickstart import load_data
+from examples.quickstart import denoiser_setting, load_data
 from examples.reproduction.conditions import check_condition
 from examples.reproduction.grids import BENCHES, TRIALS_PER_METHOD
 from examples.reproduction.methods import METHODS
@@ -18,6 +18,7 @@ from examples.reproduction.run_settings import fingerprint
 from examples.reproduction.store import ResultStore
 from examples.reproduction.study import Cell, cells
 from examples.reproduction.workers import run_missing
+from sgdl_wrap import DenoiserConfig, DenoiserError
 
 RECOVERED = (
     "; recovered: (method - plain) / (clean-only - plain), where clean-only is at least 2 % above "
@@ -50,6 +51,10 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
         help=f"of every run, whatever the model: {', '.join(TRAINING)}; the benches of the models "
         "are for MovieLens-100K",
     )  # fmt: skip
+    parser.add_argument(
+        "--set", nargs="+", type=denoiser_setting, default=[], metavar="FIELD=VALUE",
+        help="fields of DenoiserConfig, of every sgdl run",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only-report", action="store_true", help="run nothing")
     parser.add_argument("--report", metavar="NAME", help="write NAME.md and NAME.json")
@@ -57,12 +62,19 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """The options, refused where seeds of the two kinds are not apart, or a name comes twice."""
+    """The options, refused where seeds of the two kinds are not apart, a name comes twice, or the
+    denoiser has no such setting."""
     options = parser.parse_args(arguments)
     if set(options.seeds) & set(options.tuning_seeds):
         parser.error("expected tuning seeds apart from the final seeds, got some in both")
     if len(dict(options.training)) < len(options.training):
         parser.error("expected each name of --training once, got some twice")
+    if len(dict(options.set)) < len(options.set):
+        parser.error("expected each field of --set once, got some twice")
+    try:
+        DenoiserConfig(**dict(options.set))
+    except DenoiserError as error:
+        parser.error(str(error))
     return options
 
 
@@ -80,6 +92,7 @@ def cells_of(options: argparse.Namespace) -> dict[str, list[Cell]]:
             seeds=options.seeds,
             flagged=data.train_clean is not None,
             training=dict(options.training),
+            config=dict(options.set),
         )
     return found
 
@@ -140,6 +153,8 @@ def repeatable(program: str, options: argparse.Namespace, names: Sequence[str]) 
     ]
     if options.training:
         words += ["--training", *(f"{name}={number}" for name, number in options.training)]
+    if options.set:
+        words += ["--set", *(f"{name}={value}" for name, value in options.set)]
     folders = " ".join(["FOLDER"] * len(options.data))
     return f"python -m {program} --data {folders} --results RUNS {shlex.join(words)}"
 

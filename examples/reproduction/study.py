@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
+from typing import Any
 
 from examples.reproduction.grids import BENCHES, Trial, trials
 from examples.reproduction.methods import METHODS
@@ -31,6 +32,8 @@ class Cell:
     training: Mapping[str, int] = field(default_factory=dict)
     """Fields of RunSettings that differ from the model's bench: data of another size want another
     batch size."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of DenoiserConfig that differ from its defaults, where the method is the denoiser."""
 
     @property
     def label(self) -> str:
@@ -78,7 +81,13 @@ class Cell:
         return [run for run in runs if store.get(run) is None]
 
     def _trials(self) -> list[Trial]:
-        return trials(self.model, self.method)
+        found = trials(self.model, self.method)
+        if self.method != "sgdl" or not self.config:
+            return found
+        return [
+            replace(trial, options={**trial.options, "config": dict(self.config)})
+            for trial in found
+        ]
 
     def _runs(self, trial: Trial, seeds: Sequence[int]) -> list[RunSettings]:
         return [
@@ -100,6 +109,7 @@ def cells(
     seeds: Sequence[int],
     flagged: bool = True,
     training: Mapping[str, int] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, in the order they run: by condition, then model, then method.
 
@@ -109,11 +119,18 @@ def cells(
     Args:
         flagged: whether it is known which train interactions are clean; without, there is no
             clean-only run, and no condition but natural.
-        training: what differs from each model's bench, as in `Cell`.
+        training, config: what differs from each model's bench, and of the denoiser, as in `Cell`.
     """
     return [
         Cell(
-            data, model, condition, method, tuple(tuning_seeds), tuple(seeds), dict(training or {})
+            data,
+            model,
+            condition,
+            method,
+            tuple(tuning_seeds),
+            tuple(seeds),
+            dict(training or {}),
+            dict(config or {}),
         )
         for condition in conditions
         for model in models

@@ -76,6 +76,7 @@ def with_variants(cell: Cell, table: int) -> list[Cell]:
                 tuning_seeds=cell.tuning_seeds,
                 seeds=cell.seeds,
                 training=cell.training,
+                config=cell.config,
                 name=name,
                 change=change,
             )

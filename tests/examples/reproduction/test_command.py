@@ -41,7 +41,7 @@ def test_command_runs_prints_writes_and_does_nothing_twice(
     arguments = [
         "--data", "generated", "--results", str(tmp_path / "runs"), "--models", "neumf",
         "--conditions", "natural", "--methods", "plain", "sgdl", "--seeds", "0", "1",
-        "--training", "batch_size=512", "--report", str(report),
+        "--training", "batch_size=512", "--set", "weighting_entropy=0.5", "--report", str(report),
     ]  # fmt: skip
     assert command.main(arguments) == 0
     assert len(executed) == 2 * (6 + 2)
@@ -51,6 +51,10 @@ def test_command_runs_prints_writes_and_does_nothing_twice(
     assert "--conditions natural --methods plain sgdl" in text
     assert "--training batch_size=512" in text
     assert {run.batch_size for run in executed} == {512}
+    assert "--set weighting_entropy=0.5" in text
+    assert all(run.method == "sgdl" or not run.options for run in executed)
+    configs = [run.options["config"] for run in executed if run.method == "sgdl"]
+    assert {config["weighting_entropy"] for config in configs} == {0.5}
     assert str(tmp_path) not in text
     assert record["provenance"] == [current_provenance()]
     assert current_provenance()["commit"] in text
@@ -89,6 +93,9 @@ def test_a_failed_run_fails_the_command(
         (["--training", "epochs=1.5"], "and a number from 1, got 'epochs=1.5'"),
         (["--training", "epochs"], "and a number from 1, got 'epochs'"),
         (["--training", "epochs=1", "epochs=2"], "expected each name of --training once"),
+        (["--set", "speed=3"], "expected FIELD=VALUE with a field of DenoiserConfig"),
+        (["--set", "meta_lr=-1"], "Expected meta_lr in [0,"),
+        (["--set", "meta_lr=1", "meta_lr=2"], "expected each field of --set once"),
     ],
 )
 def test_senseless_wishes_are_refused(

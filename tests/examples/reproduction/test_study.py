@@ -83,6 +83,20 @@ def test_training_may_differ_from_the_bench(store: ResultStore) -> None:
         assert (final.batch_size, final.patience) == (16384, 3)
 
 
+def test_the_denoiser_may_have_other_settings(store: ResultStore) -> None:
+    asked = {"models": ["neumf"], "conditions": ["natural"], "methods": ["plain", "sgdl"]}
+    asked |= {"tuning_seeds": [100], "seeds": [0]}
+    config = {"guidance_interval": 7}
+    plain, one = cells("d", **asked, config=config)
+    assert plain.tuning_runs() == cells("d", **asked)[0].tuning_runs()
+    assert {run.options["config"]["guidance_interval"] for run in one.tuning_runs()} == {7}
+    tune(one, store, [0.1] * TRIALS_PER_METHOD)
+    for row, learned in zip(with_variants(one, 3)[:2], (True, False), strict=True):
+        (final,) = row.final_runs(store) or []
+        assert final.options["config"]["guidance_interval"] == 7
+        assert final.options["config"]["denoising_learning"] == learned
+
+
 def test_runs_come_in_order_and_not_twice(store: ResultStore) -> None:
     both = [cell("plain"), cell("sgdl")]
     order = []
