@@ -104,10 +104,11 @@ class DenoiserConfig:
     """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
     term keeps its scale against the user's penalty (ours)."""
 
-    weighting_entropy: float = 0.0
+    weighting_entropy: float | None = None
     """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
     however little it is ahead; its unit is the standard deviation of the samples' products with
-    the guidance gradient (Eq. 16). 0 is the paper. Ours, see docs/reproduction.md."""
+    the guidance gradient (Eq. 16). 0 is the paper. Ours: None takes 0.02 for ranking losses and 0
+    for pointwise ones, which gained nothing by it, see docs/reproduction.md."""
 
     loss_smoothing: float = 0.8
     """Share of the past in the exponential average of a sample's loss. Ours."""
@@ -223,6 +224,7 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
+            weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
             weight_normalization="none",
@@ -241,6 +243,7 @@ class DenoiserConfig:
             meta_lr=0.001,
             denoising_scheduler_lr=0.001,
             denoising_scheduler_entropy=0.0,
+            weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
             weight_normalization="none",
@@ -252,7 +255,8 @@ class DenoiserConfig:
         return cls(guidance_interval=12)
 
     def settled(self, *, pointwise: bool) -> DenoiserConfig:
-        """With each "auto", and a `meta_lr` of None, replaced by what suits the loss.
+        """With each "auto", and `meta_lr` and `weighting_entropy` of None, replaced by what suits
+        the loss.
 
         Args:
             pointwise: whether unobserved pairs are samples of their own, with a label.
@@ -267,7 +271,13 @@ class DenoiserConfig:
         meta_lr = self.meta_lr
         if meta_lr is None:
             meta_lr = 0.005 if pointwise else 0.02
-        return replace(self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr)
+        entropy = self.weighting_entropy
+        if entropy is None:
+            entropy = 0.0 if pointwise else 0.02
+        return replace(
+            self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr,
+            weighting_entropy=entropy,
+        )  # fmt: skip
 
     def but(self, **changes: Any) -> DenoiserConfig:
         """A copy with some fields changed.
@@ -323,7 +333,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, 2**63, True),
 }
 _OPTIONAL = {
-    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "guidance_size", "max_guidance_batch",
+    "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "weighting_entropy", "guidance_size",
+    "max_guidance_batch",
 }  # fmt: skip
 _WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",

@@ -35,7 +35,7 @@ EDGES = {
     "meta_lr": ([None, 0.0, 100.0], [-1e-9, float("inf")]),
     "denoising_scheduler_lr": ([0.0, 100.0], [-1e-9, float("inf")]),
     "denoising_scheduler_entropy": ([0.0, 100.0], [-1e-9, float("inf")]),
-    "weighting_entropy": ([0.0, 100.0], [-1e-9, float("inf")]),
+    "weighting_entropy": ([None, 0.0, 100.0], [-1e-9, float("inf")]),
     "weight_hidden": ([1, 4096], [0]),
     "loss_smoothing": ([0, 0.0, 0.999], [1, 1.0, -0.1]),
     "denoising_scheduler_hidden": ([1, 4096], [0]),
@@ -48,7 +48,8 @@ EDGES = {
     "seed": ([0, 2**63 - 1], [-1, 2**63]),
 }
 OPTIONAL = {
-    "meta_lr", "noise_rate", "switch_timeout", "assumed_lr", "guidance_size", "max_guidance_batch",
+    "meta_lr", "weighting_entropy", "noise_rate", "switch_timeout", "assumed_lr", "guidance_size",
+    "max_guidance_batch",
 }  # fmt: skip
 WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",
@@ -217,7 +218,7 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
         "noise_rate_sample": 1_000_000_000,
         "gumbel_draws": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
-        "denoising_scheduler_entropy": 0.0, "memorized_data": "switch",
+        "denoising_scheduler_entropy": 0.0, "weighting_entropy": 0.0, "memorized_data": "switch",
         "weight_inputs": ["loss"], "weight_normalization": "none",
     }  # fmt: skip
 
@@ -227,7 +228,7 @@ def test_the_authors_preset_samples_and_has_no_factor_history():
         "factor_history": 1, "similarity": "paper",
         "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
-        "denoising_scheduler_entropy": 0.0, "memorized_data": "switch",
+        "denoising_scheduler_entropy": 0.0, "weighting_entropy": 0.0, "memorized_data": "switch",
         "weight_inputs": ["loss"], "weight_normalization": "none",
     }  # fmt: skip
 
@@ -240,7 +241,6 @@ def test_both_presets_keep_what_the_paper_fixes():
         assert preset.weight_inputs == ("loss",)
         assert preset.weight_normalization == "none"
         assert preset.noise_rate_shift == 0
-        assert preset.weighting_entropy == 0
 
 
 # ------------------------------------------------------------------ what suits the loss
@@ -250,14 +250,18 @@ def test_what_is_left_open_is_settled_by_the_kind_of_loss():
     ranking = DenoiserConfig().settled(pointwise=False)
     assert ranking.weight_inputs == ("suspicion",)
     assert (ranking.memorized_data, ranking.meta_lr) == ("current", 0.02)
+    assert ranking.weighting_entropy == 0.02
     pointwise = DenoiserConfig().settled(pointwise=True)
     assert pointwise.weight_inputs == ("loss",)
     assert (pointwise.memorized_data, pointwise.meta_lr) == ("steady", 0.005)
+    assert pointwise.weighting_entropy == 0.0
 
 
 @pytest.mark.parametrize("pointwise", [False, True])
 def test_what_was_chosen_stays_chosen(pointwise):
-    config = DenoiserConfig(weight_inputs=("observed",), memorized_data="switch", meta_lr=0.1)
+    config = DenoiserConfig(
+        weight_inputs=("observed",), memorized_data="switch", meta_lr=0.1, weighting_entropy=0.3
+    )
     assert config.settled(pointwise=pointwise) == config
 
 

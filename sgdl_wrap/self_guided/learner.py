@@ -71,6 +71,7 @@ class SelfGuidedLearner:
         self.config = config
         self._ranks = ranks
         self._divides = config.weight_normalization == "mean"
+        self._entropy = cast(float, config.weighting_entropy)  # settled
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         kind = {"generator": self.generator, "device": device, "dtype": dtype}
         self.weighting = WeightingFunction(
@@ -158,7 +159,7 @@ class SelfGuidedLearner:
         alignments = self._ranks.gather(products)
         pull = objective_gradient(
             relative, mean, alignments, self._ranks,
-            scale=scale, entropy=self.config.weighting_entropy, divides=self._divides,
+            scale=scale, entropy=self._entropy, divides=self._divides,
         )
         gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())

@@ -20,7 +20,9 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
 
-_SETTLED = ("weight_inputs", "memorized_data", "meta_lr")  # what may be left to the kind of loss
+_SETTLED = (  # what may be left to the kind of loss
+    "weight_inputs", "memorized_data", "meta_lr", "weighting_entropy",
+)  # fmt: skip
 
 
 class SelfGuidedPhase:
