@@ -179,12 +179,17 @@ class DenoiserConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise DenoiserError(f"Expected {name} to be a number, got {value!r}. Give one.")
-            if name in _WHOLE and not isinstance(value, Integral):
-                raise DenoiserError(
-                    f"Expected {name} to be a whole number, got {value!r}. Give an int."
-                )
-            # numpy's numbers become Python's: a state dict holds plain values only
-            plain = int(value) if isinstance(value, Integral) else float(value)
+            # numpy's numbers become Python's: a state dict holds plain values only. A real number
+            # is a float even where it was written as 0, as stored text is compared, too.
+            plain: float
+            if name in _WHOLE:
+                if not isinstance(value, Integral):
+                    raise DenoiserError(
+                        f"Expected {name} to be a whole number, got {value!r}. Give an int."
+                    )
+                plain = int(value)
+            else:
+                plain = float(value)
             object.__setattr__(self, name, plain)
             inside = low <= plain < high if open_end else low <= plain <= high
             if not inside:  # also where value is NaN

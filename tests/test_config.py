@@ -291,5 +291,14 @@ def test_numpy_numbers_become_plain_ones():
     assert torch.load(stored, weights_only=True)["meta_lr"] == 0.25
 
 
+@pytest.mark.parametrize("name", sorted(EDGES))
+def test_a_setting_is_of_one_type_however_it_was_written(name):
+    # a stored 0 beside 0.0 would read as another setting where text is compared
+    expected = int if name in WHOLE else float
+    for value in EDGES[name][0]:
+        if value is not None:
+            assert type(getattr(DenoiserConfig(**{name: value}), name)) is expected
+
+
 def test_fast_differs_in_how_often_and_from_how_much_it_learns():
     assert changed(DenoiserConfig.fast()) == {"guidance_interval": 12}
