@@ -59,7 +59,7 @@ def test_final_runs_are_the_chosen_trial_under_the_final_seeds(store: ResultStor
     runs = one.final_runs(store)
     assert runs is not None
     assert [run.seed for run in runs] == [0, 1, 2]
-    assert {(run.learning_rate, run.l2) for run in runs} == {(0.001, 3e-3)}
+    assert {(run.learning_rate, run.l2) for run in runs} == {(0.001, 1e-2)}
     assert one.results(store) is None
     for seed, run in enumerate(runs):
         put(store, run, test=seed / 10)
