@@ -148,8 +148,10 @@ def check_evidence(counts: Tensor, config: DenoiserConfig) -> None:
         )
 
 
-def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor) -> None:
-    """Tries `score_fn` on a few observed pairs.
+def check_scores(
+    score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor, *, n_items: int
+) -> None:
+    """Tries `score_fn` on a few observed pairs, and on the last item, which may be of none.
 
     Raises:
         ScoreError: it fails, or returns something else than one finite score a pair.
@@ -162,6 +164,15 @@ def check_scores(score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items
             "Pass score_fn(model, users, items), which returns one score per pair."
         ) from error
     checked_scores(scores, len(users))
+    last = torch.full_like(items[:1], n_items - 1)
+    try:
+        scores = score(users[:1], last)
+    except ATTEMPTED as error:
+        raise ScoreError(
+            f"Expected a score of each item from 0 to {n_items - 1}, got {type(error).__name__} "
+            f"of the last: {error}. Lower n_items, or give the model a row for each item."
+        ) from error
+    checked_scores(scores, 1)
 
 
 def check_guidance_fits(

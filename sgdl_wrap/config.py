@@ -107,8 +107,8 @@ class DenoiserConfig:
     weighting_entropy: float | None = None
     """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
     however little it is ahead; its unit is the standard deviation of the samples' products with
-    the guidance gradient (Eq. 16). 0 is the paper. Ours: None takes 0.02 for ranking losses and 0
-    for pointwise ones, which gained nothing by it, see docs/reproduction.md."""
+    the guidance gradient (Eq. 16). 0 is the paper. Ours: None takes 0.02 for ranking losses, see
+    docs/reproduction.md, and 0 for pointwise ones."""
 
     loss_smoothing: float = 0.8
     """Share of the past in the exponential average of a sample's loss. Ours."""
@@ -122,7 +122,7 @@ class DenoiserConfig:
 
     denoising_scheduler_entropy: float = 30.0
     """λ of the entropy term that keeps the scheduler from giving all to the easiest samples, in
-    standard deviations of the guidance losses; 0 is the paper. Ours, see docs/reproduction.md."""
+    standard deviations of the guidance losses; 0 is the paper. Ours, see docs/results.md."""
 
     factor_history: int = 3
     """T: visits of a memorized sample that the LSTM reads. Ours: the paper gives no length, the
@@ -168,11 +168,13 @@ class DenoiserConfig:
             object.__setattr__(self, "weight_inputs", tuple(self.weight_inputs))
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
-            if value not in allowed:
+            try:  # the choice itself: a state dict holds none of numpy's strings and bools
+                object.__setattr__(self, name, allowed[allowed.index(value)])
+            except ValueError:
                 raise DenoiserError(
                     f"Expected {name} to be one of {', '.join(map(repr, allowed))}, got "
                     f"{value!r}. Choose one of them."
-                )
+                ) from None
         for name, (low, high, open_end) in _RANGES.items():
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
@@ -189,7 +191,10 @@ class DenoiserConfig:
                     )
                 plain = int(value)
             else:
-                plain = float(value)
+                try:
+                    plain = float(value)
+                except OverflowError:
+                    plain = math.inf
             object.__setattr__(self, name, plain)
             inside = low <= plain < high if open_end else low <= plain <= high
             if not inside:  # also where value is NaN
@@ -210,6 +215,8 @@ class DenoiserConfig:
                 f"Expected weight_inputs to be 'auto' or distinct names out of {allowed_names}, "
                 f"got {names!r}. Name at least one, each once."
             )
+        if names != "auto":
+            object.__setattr__(self, "weight_inputs", tuple(map(str, names)))
 
     @classmethod
     def paper(cls) -> DenoiserConfig:

@@ -126,7 +126,7 @@ class SelfGuidedDenoiser:
         if enabled:
             check_evidence(self.interactions.counts, self.config)
             users, items = self.interactions.users[:8], self.interactions.items[:8]
-            check_scores(self._user_code.score, users, items)
+            check_scores(self._user_code.score, users, items, n_items=self.interactions.n_items)
             if example_batch is not None:
                 self._steps.try_out(example_batch)
 
@@ -294,6 +294,7 @@ class SelfGuidedDenoiser:
             NoiseRateError, ScoreError: the epoch is not ended and can be ended again.
             SwitchError: the epoch has ended, but Phase II cannot begin by time-out.
             OrderError: between before_step and step, or before any batch.
+            NonFiniteError: with `on_nonfinite="skip"`, every batch of the epoch was left out.
             BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the epoch can be ended again.
 

@@ -90,13 +90,15 @@ class UserCode:
         return losses
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores of pairs in evaluation mode, (K,), without graph."""
+        """Scores of pairs in evaluation mode, (K,), without graph; a single one may be a scalar."""
         with self._aside():
             users, items = users.to(self.device), items.to(self.device)
             if self._score_fn is None:
                 scores: Tensor = self.model(users, items)
             else:
                 scores = self._score_fn(self.model, users, items)
+        if isinstance(scores, Tensor) and scores.ndim == 0 and len(users) == 1:
+            return scores.reshape(1)  # as of a model that ends in squeeze()
         return scores
 
     def prepare(self, batch: Any, size: int) -> Lookahead:

@@ -291,6 +291,28 @@ def test_numpy_numbers_become_plain_ones():
     assert torch.load(stored, weights_only=True)["meta_lr"] == 0.25
 
 
+def test_numpy_choices_become_plain_ones():
+    config = DenoiserConfig(
+        ranking=np.str_("full"), audit_only=np.bool_(True), weight_inputs=[np.str_("loss")]
+    )
+    stored = io.BytesIO()
+    torch.save(config.as_dict(), stored)
+    stored.seek(0)
+    assert torch.load(stored, weights_only=True) == config.as_dict()
+    assert type(config.ranking) is str
+    assert config.audit_only is True
+
+
+def test_several_choices_at_once_are_refused():
+    with pytest.raises(DenoiserError, match=r"^Expected ranking to be one of .* Choose one"):
+        DenoiserConfig(ranking=np.array(["full", "sampled"]))
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    with pytest.raises(DenoiserError, match=r"^Expected meta_lr in \[0, inf\), got 1000"):
+        DenoiserConfig(meta_lr=10**400)
+
+
 @pytest.mark.parametrize("name", sorted(EDGES))
 def test_a_setting_is_of_one_type_however_it_was_written(name):
     # a stored 0 beside 0.0 would read as another setting where text is compared

@@ -27,11 +27,14 @@ from sgdl_wrap import (
     SwitchError,
 )
 from tests.models_zoo import (
+    SWITCHING,
     assert_identical,
+    labelled_epoch,
     snapshot,
     stream_states,
     tiny_denoiser,
     tiny_lightgcn,
+    train,
     without,
 )
 from tests.scenes import BATCHES, DATA, PER_EPOCH, PHASES, Scene
@@ -228,6 +231,34 @@ def test_scores_that_are_wrong_are_refused_at_construction(score_fn: Any, messag
         tiny_denoiser(DATA, model=model, score_fn=score_fn)
     assert_identical(snapshot(model), before)
     assert stream_states() == streams
+
+
+def test_items_that_the_model_has_no_row_for_are_refused_at_construction() -> None:
+    with pytest.raises(
+        ScoreError,
+        match=rf"^Expected a score of each item from 0 to {DATA.n_items}, got \w+ of the last: .*"
+        r"Lower n_items, or give the model a row for each item\.$",
+    ):
+        tiny_denoiser(DATA, "neumf", n_items=DATA.n_items + 1)
+
+
+def test_a_single_score_may_be_a_scalar() -> None:
+    # a model that ends in squeeze(), of which one negative's score is asked in Phase II
+    seen = []
+
+    def squeezed(model: Any, users: Tensor, items: Tensor) -> Tensor:
+        seen.append(len(users))
+        return model(users, items)[:, None].squeeze()
+
+    config = SWITCHING.but(guidance_interval=1)
+    denoiser = tiny_denoiser(DATA, "neumf", score_fn=squeezed, config=config)
+    train(denoiser, "neumf", epochs=2)
+    users, items, labels = labelled_epoch(DATA, 2)[0]
+    rows = torch.cat([labels.nonzero()[:, 0], (labels == 0).nonzero()[0]])  # one negative
+    batch = (users[rows], items[rows], labels[rows])
+    denoiser.before_step(batch)
+    denoiser.step(batch)
+    assert seen[-1] == 1
 
 
 def test_scores_that_go_wrong_later_leave_the_epoch_to_be_ended_again() -> None:

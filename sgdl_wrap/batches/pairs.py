@@ -145,7 +145,7 @@ def _columns(batch: Any) -> tuple[Any, Any, Tensor | None] | None:
             return None
         labels = _tensor(batch[label]) if label is not None else None
         if labels is not None and not labels.dtype.is_floating_point:
-            labels = labels.bool()  # a key named label is no list of negatives
+            labels = labels > 0  # a key named label is no list of negatives
         return batch[user], batch[item], labels
     return None
 
@@ -155,7 +155,7 @@ def _pairs(users: Any, items: Any, observed: Any | None = None) -> Pairs:
     columns = Pairs(
         _ids(users, "users"),
         _ids(items, "items"),
-        None if observed is None else _tensor(observed).detach().bool(),
+        None if observed is None else _tensor(observed).detach() > 0,
     )
     size = columns.users.shape
     flags = size if columns.observed is None else columns.observed.shape

@@ -85,6 +85,8 @@ class MemorizationTracker:
             ids: (B,) int64, all >= 0.
             losses: (B,).
         """
+        if len(ids) == 0:  # of a batch of sampled negatives
+            return
         self._forget_last_epoch()
         self.losses[ids] = losses
         if self.smoothed is not None:
@@ -190,6 +192,15 @@ class MemorizationTracker:
             self.suspicion = mean_over_epochs(self.suspicion, now, self._suspicion_epochs)
         self._epoch_ended = True
         return self._ranks.total(count_bits(self.buffer.memorized()))
+
+    def latest_losses(self) -> np.ndarray:
+        """The losses, (N,); where none was seen in the epoch under way, their average over visits.
+
+        NaN where there is none either, as in Phase I.
+        """
+        if self.smoothed is None:
+            return self.losses
+        return np.where(np.isnan(self.losses), self.smoothed, self.losses)
 
     def suspicion_now(self) -> np.ndarray:
         """By the losses alone of the epoch under way or the last, (N,); NaN where none was seen."""

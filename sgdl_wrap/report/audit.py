@@ -47,7 +47,8 @@ class Audit:
               the one of the switch on, or from the first with `audit_only`; in Phase I without it,
               by the losses alone of this epoch or the last. An epoch without the interaction leaves
               the mean as it was; NaN where no loss was seen, and ranked last;
-            - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I;
+            - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I. Where g
+              reads the loss and none was seen yet in the epoch under way, by smoothed_loss;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
               none was seen in it;
             - smoothed_loss: their exponential average over visits since the switch, or since the
@@ -166,16 +167,16 @@ def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> 
 def _weights(
     tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray
 ) -> np.ndarray:
-    """g(·; ψ) of each interaction, (N,); NaN where g reads a loss and none was seen."""
+    """g(·; ψ) of each interaction, (N,); NaN where g reads a loss and none was seen since t_m."""
     if self_guided is None:
         return np.ones(len(ids))
     if self_guided.learner is None:
         return self_guided.is_memorized(ids).astype(np.float64)
     g, found = self_guided.learner.weighting, np.empty(len(ids))
-    kind = g.output.weight
+    kind, latest = g.output.weight, tracker.latest_losses()
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
-        losses = torch.from_numpy(tracker.losses[some])
+        losses = torch.from_numpy(latest[some])
         features = tracker.features(ids[some], losses, self_guided.config.weight_inputs)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()

@@ -145,7 +145,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         return
     names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
     tracker = denoiser._epochs.tracker
-    over, values = "loss", tracker.losses
+    over, values = "loss", tracker.latest_losses()
     if {"loss", "smoothed_loss"}.isdisjoint(names) and tracker.suspicion is not None:
         over, values = "suspicion", tracker.suspicion
     values = values[~np.isnan(values)]

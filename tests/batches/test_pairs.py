@@ -103,6 +103,10 @@ LAYOUTS = {
         {"user": np.array(USERS), "item": ITEMS, "label": [1, 0, 0, 1]},
         [True, False, False, True],
     ),
+    "dict of signs": (
+        {"user": U, "item": I, "label": torch.tensor([1, -1, -1, 1])},
+        [True, False, False, True],
+    ),
     "ordered dict": (OrderedDict(user=U, item=I), ALL),
     "columns": (Interaction({"user_id": U, "item_id": I, "neg_item_id": I + 1}), ALL),
     "columns with labels": (
@@ -186,6 +190,11 @@ def test_pair_fn_of_three_says_which_are_observed():
 def test_integer_flags_of_pair_fn_are_flags():
     read = PairReader(lambda batch: (batch.who, batch.what, long([1, 0, 0, 2])))
     assert_pairs(read(Opaque(U, I)), [True, False, False, True])
+
+
+def test_flags_of_pair_fn_are_observed_where_they_are_positive():
+    pairs = PairReader(lambda batch: (U, I, floats([1, -1, 0, 2])))(None)
+    assert pairs.observed.tolist() == [True, False, False, True]
 
 
 def test_pair_fn_goes_before_the_common_layouts():

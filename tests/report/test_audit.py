@@ -23,6 +23,7 @@ from tests.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,
+    labelled_epoch,
     seeded,
     snapshot,
     tiny_data,
@@ -143,6 +144,33 @@ def test_weights_are_those_of_g_at_the_last_loss() -> None:
     expected = 1 / (1 + np.exp(-(hidden @ second[0] + second_bias[0])))
     np.testing.assert_allclose(audit["weight"], expected, rtol=1e-5)
     assert len(set(audit["weight"].tolist())) > 1
+
+
+def test_in_the_middle_of_an_epoch_what_was_not_seen_yet_is_weighted_by_its_average() -> None:
+    denoiser = trained("neumf", epochs=3)
+    batch = labelled_epoch(DATA, 3)[0]
+    denoiser.before_step(batch)
+    denoiser.step(batch)
+    audit = denoiser.report()
+    unseen = np.isnan(audit["loss"])
+    assert 0 < unseen.sum() < len(audit)
+    g = denoiser._epochs.self_guided.learner.weighting
+    for rows, name in ((unseen, "smoothed_loss"), (~unseen, "loss")):
+        with torch.no_grad():
+            expected = g(torch.from_numpy(audit[name][rows].copy())[:, None])
+        np.testing.assert_allclose(audit["weight"][rows], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_batch_of_negatives_alone_does_not_begin_what_is_seen_anew(epochs: int) -> None:
+    config = SWITCHING if epochs == 3 else WATCHING
+    denoiser = trained("neumf", epochs=epochs, config=config)
+    before = denoiser.report()
+    users, items, labels = labelled_epoch(DATA, 3)[0]
+    batch = tuple(column[labels == 0] for column in (users, items, labels))
+    denoiser.before_step(batch)
+    denoiser.step(batch)
+    assert denoiser.report()["loss"].tolist() == before["loss"].tolist()
 
 
 def test_what_was_never_seen_is_weighted_as_if_nothing_spoke_against_it() -> None:

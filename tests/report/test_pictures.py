@@ -24,6 +24,7 @@ from tests.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,
+    labelled_epoch,
     tiny_data,
     tiny_denoiser,
     train,
@@ -144,6 +145,17 @@ def test_the_weighting_function_is_g(kind: str, over: str) -> None:
         expected = guided.learner.weighting(x)
     np.testing.assert_allclose(line.get_ydata(), expected.numpy(), rtol=1e-6)
     assert line.get_xdata()[0] == pytest.approx(np.nanmin(denoiser.report()[over]))
+
+
+def test_after_negatives_alone_the_weighting_function_is_that_of_the_epoch_before() -> None:
+    denoiser = trained("neumf")
+    before = drawn(draw_weighting_function, denoiser).get_lines()[0].get_xdata()
+    batch = labelled_epoch(DATA, 4)[0]
+    batch = tuple(column[batch[2] == 0] for column in batch)
+    denoiser.before_step(batch)
+    denoiser.step(batch)
+    found = drawn(draw_weighting_function, denoiser).get_lines()[0].get_xdata()
+    assert found.tolist() == before.tolist()
 
 
 def test_where_g_reads_the_memorization_rate_there_is_a_curve_for_three() -> None:
