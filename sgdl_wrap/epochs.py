@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from sgdl_wrap.batches.backlog import Backlog
+from sgdl_wrap.batches.samples import are_pointwise
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
-from sgdl_wrap.errors import DenoiserWarning, OrderError, SwitchError
+from sgdl_wrap.errors import DenoiserWarning, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
@@ -124,13 +125,20 @@ class Epochs:
         """Ends the epoch by a call; from the first one on, epochs end by calls alone.
 
         Raises:
-            NoiseRateError, ScoreError, SwitchError, OrderError, BatchError, InteractionsError: as
-                :meth:`SelfGuidedDenoiser.end_epoch`.
+            NoiseRateError, ScoreError, SwitchError, OrderError, NonFiniteError, BatchError,
+                InteractionsError: as :meth:`SelfGuidedDenoiser.end_epoch`.
         """
+        confirms = not self.explicit and bool(self.history)  # an epoch that ended by itself
         self.explicit = True
         with self._ranks.together():
             self.write_down()
         if not self._ranks.any(self.running.samples > 0):
+            if not confirms and self._ranks.any(self.running.skipped > 0):
+                raise NonFiniteError(
+                    f"Expected a batch with finite losses and gradients in epoch "
+                    f"{len(self.history) + 1}, got all {self.running.skipped} left out. Go on "
+                    "from a checkpoint before it, at a lower learning rate."
+                )
             if self.history:
                 return self.history[-1]
             raise OrderError(
@@ -165,8 +173,8 @@ class Epochs:
         noise_rate = self.noise_rate
         epoch, added = self.running, self._user_code.added.take()
         on_cpu = self._user_code.device.type == "cpu"
-        samples, observed, loss_sum, weight_sum = self._ranks.sums(
-            epoch.samples, epoch.observed, epoch.loss_sum, epoch.weight_sum
+        samples, observed, negatives, loss_sum, weight_sum = self._ranks.sums(
+            epoch.samples, epoch.observed, epoch.negatives, epoch.loss_sum, epoch.weight_sum
         )
         record = EpochRecord(
             epoch=len(self.history) + 1,
@@ -189,9 +197,8 @@ class Epochs:
             steady = self.self_guided.config.memorized_data == "steady"
             self.self_guided.follow(self.tracker.memorized_ids(steady=steady))
         if phase is Phase.MEMORIZATION and noise_rate is not None and not self._config.audit_only:
-            self._decide(
-                record, memorized, noise_rate, findings, pointwise=observed < samples
-            )
+            pointwise = are_pointwise(int(samples), int(observed), int(negatives))
+            self._decide(record, memorized, noise_rate, findings, pointwise=pointwise)
         return record
 
     def _decide(
@@ -227,11 +234,15 @@ class Epochs:
                 DenoiserWarning,
                 stacklevel=5,
             )
+        config = self._config.settled(pointwise=pointwise)
         self.self_guided = self._new_phase(
-            self.tracker.memorized_ids(), self._config.settled(pointwise=pointwise), self.history
+            self.tracker.memorized_ids(), config, self.history, pointwise=pointwise
         )
         self.tracker.note_switch(findings)
-        logger.info("Phase II begins after epoch %d: %d memorized", record.epoch, memorized)
+        logger.info(
+            "Phase II begins after epoch %d: %d memorized, a %s loss",
+            record.epoch, memorized, "pointwise" if pointwise else "ranking",
+        )
 
     def _say_where_stalled(self, record: EpochRecord) -> None:
         """Tells at one epoch of a run, the first that shows it, that the switch may never come."""
@@ -249,7 +260,12 @@ class Epochs:
             )
 
     def _new_phase(
-        self, memorized: np.ndarray, config: DenoiserConfig, history: Sequence[EpochRecord]
+        self,
+        memorized: np.ndarray,
+        config: DenoiserConfig,
+        history: Sequence[EpochRecord],
+        *,
+        pointwise: bool,
     ) -> SelfGuidedPhase:
         kind = next(self._user_code.model.parameters()).dtype
         return SelfGuidedPhase(
@@ -260,6 +276,7 @@ class Epochs:
             dtype=torch.promote_types(kind, torch.float32),
             ranks=self._ranks,
             loss_scale=loss_scale(history),
+            pointwise=pointwise,
         )
 
     def _new_epoch(self) -> RunningEpoch:
@@ -295,6 +312,7 @@ class Epochs:
                     guided["memorized"].cpu().numpy(),
                     self._config.but(**guided["settled"]),
                     history,
+                    pointwise=bool(guided["pointwise"]),
                 )
                 self_guided.load_state_dict(guided)
             running = RunningEpoch.from_state(state["epoch"])

@@ -88,6 +88,7 @@ class RunningEpoch:
     ends_at: int
     observed: int = 0
     samples: int = 0
+    negatives: int = 0  # that their batch calls unobserved
     batches: int = 0
     loss_sum: float = 0.0
     weight_sum: float = 0.0
@@ -103,11 +104,17 @@ class RunningEpoch:
         return True
 
     def add(
-        self, samples: int, observed: int, loss_sums: np.ndarray, weight_sums: np.ndarray
+        self,
+        samples: int,
+        observed: int,
+        negatives: int,
+        loss_sums: np.ndarray,
+        weight_sums: np.ndarray,
     ) -> None:
         """Counts the samples of steps that were written down; sums are given by step."""
         self.samples += samples
         self.observed += observed
+        self.negatives += negatives
         for loss_sum, weight_sum in zip(loss_sums.tolist(), weight_sums.tolist(), strict=True):
             self.loss_sum += loss_sum
             self.weight_sum += weight_sum
@@ -127,6 +134,7 @@ class RunningEpoch:
             "ends_at": self.ends_at,
             "observed": self.observed,
             "samples": self.samples,
+            "negatives": self.negatives,
             "batches": self.batches,
             "loss_sum": self.loss_sum,
             "weight_sum": self.weight_sum,

@@ -12,7 +12,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions
 
-FORMAT = 6
+FORMAT = 7
 _KEYS = {
     "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
     "self_guided", "user", "epoch", "explicit_epochs",
@@ -65,7 +65,10 @@ def check_header(
         )
     theirs, here = state["config"], ours["config"]
     names = (theirs.keys() | here.keys()) - _MACHINE
-    differing = sorted(name for name in names if theirs.get(name) != here.get(name))
+    differing = sorted(
+        name for name in names
+        if (name in theirs, theirs.get(name)) != (name in here, here.get(name))
+    )
     if differing:
         raise StateError(
             f"Expected the state of this configuration, got one that differs in "

@@ -297,3 +297,65 @@ def test_two_optimizers_are_both_stepped_in_both_phases() -> None:
         after = snapshot(model)["parameters"]
         assert all(not torch.equal(after[name], before[name]) for name in before)
     assert denoiser.phase is Phase.SELF_GUIDED
+
+
+# ------------------------------------------------------------------ the kind of loss
+
+
+def _guided(denoiser: Any, batches: Any) -> tuple[bool, list[int]]:
+    """Whether the loss is taken as pointwise, and the ids of all that has guided."""
+    ids: list[int] = []
+    for epoch in range(5):
+        for batch in batches(epoch):
+            denoiser.before_step(batch)
+            guidance = None
+            if denoiser._epochs.self_guided is not None:
+                guidance = denoiser._epochs.self_guided._guidance
+            ids += [] if guidance is None else guidance.ids.tolist()
+            denoiser.step(batch)
+        denoiser.end_epoch()
+    return denoiser.state_dict()["self_guided"]["pointwise"], ids
+
+
+def test_pairs_that_are_missing_among_the_interactions_make_no_pointwise_loss(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known = np.arange(len(DATA)) % 10 > 0
+    users, items = (ids[torch.from_numpy(known)] for ids in DATA.tensors())
+    denoiser = build(interactions=(users, items), config=SWITCHING.but(guidance_interval=1))
+    with caplog.at_level("INFO", logger="sgdl_wrap"):
+        pointwise, ids = _guided(denoiser, lambda epoch: triple_epoch(DATA, epoch))
+    assert not pointwise
+    assert denoiser.state_dict()["self_guided"]["settled"]["memorized_data"] == "current"
+    assert min(ids) >= 0  # nor do they guide, as negatives would
+    assert [r.message for r in caplog.records if r.message.endswith("a ranking loss")]
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.filterwarnings("ignore:Expected the pairs of batch 1:sgdl_wrap.DenoiserWarning")
+def test_negatives_make_a_pointwise_loss_whether_they_are_named_or_many(named: bool) -> None:
+    told = {} if named else {"pair_fn": lambda batch: batch[:2]}
+    denoiser = build("neumf", config=SWITCHING.but(guidance_interval=1), **told)
+    pointwise, ids = _guided(denoiser, lambda epoch: labelled_epoch(DATA, epoch))
+    assert pointwise
+    assert denoiser.state_dict()["self_guided"]["settled"]["memorized_data"] == "steady"
+    assert min(ids) == -1 < max(ids)
+
+
+@pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
+def test_without_denoising_learning_unknown_positives_are_not_trained_on(kind: str) -> None:
+    known = np.arange(len(DATA)) % 10 > 0
+    users, items = (ids[torch.from_numpy(known)] for ids in DATA.tensors())
+    config = SWITCHING.but(denoising_learning=False)
+    denoiser = build(kind, interactions=(users, items), config=config)
+    batches = triple_epoch if kind == "lightgcn" else labelled_epoch
+    _guided(denoiser, lambda epoch: batches(DATA, epoch))
+    batch = batches(DATA, 9)[0]
+    weights = denoiser.sample_weights(batch)
+    strangers = {*zip(DATA.users[~known].tolist(), DATA.items[~known].tolist(), strict=True)}
+    pairs = [*zip(batch[0].tolist(), batch[1].tolist(), strict=True)]
+    unknown = torch.tensor([pair in strangers for pair in pairs])
+    assert unknown.any()
+    assert not weights[unknown].any()
+    if kind == "neumf":
+        assert weights[batch[2] == 0].all()

@@ -21,7 +21,9 @@ from tests.models_zoo import (
     snapshot,
     stream_states,
     tiny_data,
+    tiny_denoiser,
     tiny_lightgcn,
+    train,
     triple_epoch,
     without,
 )
@@ -273,6 +275,32 @@ def test_the_first_batch_may_be_left_out_and_the_next_is_tried() -> None:
     bad.clear()
     denoiser.before_step(BATCHES[1])
     assert torch.isfinite(denoiser.step(BATCHES[1]))
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+def test_an_epoch_of_which_every_batch_was_left_out_is_no_epoch(epochs_before: int) -> None:
+    denoiser = tiny_denoiser(
+        DATA, config=WATCHING.but(on_nonfinite="skip"), explicit_epochs=True,
+        loss_fn=lambda model, batch: bpr_loss(model, batch) * factor[0],
+    )  # fmt: skip
+    factor = [1.0]
+    train(denoiser, epochs=epochs_before)
+    if epochs_before:
+        denoiser.end_epoch()
+    factor[0] = torch.nan
+    train(denoiser)
+    for _ in range(2):
+        with pytest.raises(
+            NonFiniteError,
+            match=rf"^Expected a batch with finite losses and gradients in epoch "
+            rf"{epochs_before + 1}, got all {PER_EPOCH} left out\. Go on from a checkpoint before "
+            r"it, at a lower learning rate\.$",
+        ):
+            denoiser.end_epoch()
+    assert len(denoiser.history) == epochs_before
+    factor[0] = 1.0
+    train(denoiser)
+    assert denoiser.end_epoch().skipped == PER_EPOCH
 
 
 def test_the_sum_reads_dense_sparse_half_and_empty_tensors() -> None:

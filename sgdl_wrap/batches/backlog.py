@@ -142,5 +142,5 @@ def _noted(
         for some, seen, values in zip(*parts, strict=True):
             tracker.record(some[seen], values[seen])
     sums = (step_sums(values, starts) for values in (losses, weight_values(steps)))
-    epoch.add(len(ids), int(counts.sum()), *sums)
+    epoch.add(len(ids), int(counts.sum()), int((~observed).sum()), *sums)
     return True

@@ -11,6 +11,8 @@ from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.errors import BatchError, DenoiserWarning
 from sgdl_wrap.interactions import Interactions
 
+MOST_UNKNOWN = 1 / 3  # of the pairs that pass for observed: more of them are sampled negatives
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -19,13 +21,34 @@ class Samples:
     Attributes:
         ids: their interactions, (B,) int64; -1 where unobserved or unknown.
         users, items: (B,) int64.
-        observed: which are observed pairs, (B,) bool.
+        observed: which are observed pairs, (B,) bool; all where the batch does not say.
+        told: whether the batch says which are observed.
     """
 
     ids: np.ndarray
     users: np.ndarray
     items: np.ndarray
     observed: np.ndarray
+    told: bool
+
+    @property
+    def negative(self) -> np.ndarray:
+        """Which are negatives, (B,) bool: as the batch says, else the unknown ones."""
+        return ~self.observed if self.told else self.ids < 0
+
+
+def are_pointwise(samples: int, observed: int, negatives: int) -> bool:
+    """Whether unobserved pairs are samples of their own, as a whole epoch shows it.
+
+    A pair or two that are missing among the interactions make no pointwise loss.
+
+    Args:
+        samples: of the epoch.
+        observed: those of them that are interactions.
+        negatives: those that their batch calls unobserved.
+    """
+    meant = samples - negatives
+    return negatives > 0 or meant - observed > MOST_UNKNOWN * meant
 
 
 def identified(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
@@ -41,7 +64,7 @@ def identified(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
         rows = np.flatnonzero(observed)
         ids = np.full(len(users), -1, dtype=np.int64)
         ids[rows] = interactions.find(users[rows], items[rows], where=where)
-    return Samples(ids, users, items, observed)
+    return Samples(ids, users, items, observed, pairs.observed is not None)
 
 
 def refuse_unknown(samples: Samples, where: str) -> None:
@@ -61,12 +84,12 @@ def refuse_unknown(samples: Samples, where: str) -> None:
 def doubt_unknown(samples: Samples, where: str) -> None:
     """Warns where more than a third of a batch's pairs that pass for observed are unknown.
 
-    They train, and count as sampled negatives; ids that are one off, padding and labels under a
-    name that is not known look the same.
+    They train, and count as sampled negatives where the whole epoch is like it; ids that are one
+    off, padding and labels under a name that is not known look the same.
     """
     meant = int(samples.observed.sum())
     unknown = meant - int((samples.ids >= 0).sum())
-    if unknown > meant / 3:
+    if unknown > MOST_UNKNOWN * meant:
         warnings.warn(
             f"Expected the pairs of {where} among the interactions, got {unknown} of {meant} "
             "unknown, which count as sampled negatives. If they are, say so: pair_fn returns "

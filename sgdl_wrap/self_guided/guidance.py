@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.batches.trees import detached_copy, take_rows
 
 ScoresBelowCut = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (users, items) -> (n,) bool
@@ -46,10 +47,8 @@ class Guidance:
 
 def choose_guidance(
     batch: Any,
-    ids: np.ndarray,
+    samples: Samples,
     memorized: np.ndarray,
-    users: np.ndarray,
-    items: np.ndarray,
     *,
     size: int | None,
     with_negatives: bool,
@@ -64,28 +63,28 @@ def choose_guidance(
 
     Args:
         batch: what the user's loader gave.
-        ids: of its samples, (B,) int64; -1 where unobserved.
+        samples: which pairs its B samples are.
         memorized: is each sample one of M, (B,) bool.
-        users, items: of its samples, (B,) int64.
         size: samples at most; None for all.
         with_negatives: whether unobserved samples may guide.
         outside_list: which of some pairs the model ranks outside their user's list.
         sliceable: whether rows of the batch can be taken; else all of it is kept.
         generator: draws the samples.
     """
-    candidates = memorized | (ids < 0) if with_negatives else memorized
+    candidates = memorized | samples.negative if with_negatives else memorized
     rows = np.flatnonzero(candidates)
     if size is not None and len(rows) > size:
         rows = rows[torch.randperm(len(rows), generator=generator)[:size].numpy()]
         rows.sort()
-    negative = np.flatnonzero(ids[rows] < 0)
+    negative = np.flatnonzero(samples.negative[rows])
     if len(negative):
         keep = np.ones(len(rows), dtype=bool)
-        keep[negative] = outside_list(users[rows[negative]], items[rows[negative]])
+        unsure = rows[negative]
+        keep[negative] = outside_list(samples.users[unsure], samples.items[unsure])
         rows = rows[keep]
     if len(rows) == 0:
         return None
     places = torch.from_numpy(rows)
     if sliceable:
-        return Guidance(take_rows(batch, places), None, ids[rows])
-    return Guidance(detached_copy(batch), places, ids[rows])
+        return Guidance(take_rows(batch, places), None, samples.ids[rows])
+    return Guidance(detached_copy(batch), places, samples.ids[rows])

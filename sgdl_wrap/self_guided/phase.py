@@ -36,6 +36,7 @@ class SelfGuidedPhase:
         device, dtype: of ψ and φ.
         ranks: those that learn ψ and φ together.
         loss_scale: what g divides losses by.
+        pointwise: whether unobserved pairs are samples of their own, which train and guide, too.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class SelfGuidedPhase:
         dtype: torch.dtype,
         ranks: Ranks = ALONE,
         loss_scale: float = 1.0,
+        pointwise: bool,
     ) -> None:
         self._ranks = ranks
+        self._pointwise = pointwise
         self.memorized = memorized
         self.config = config
         self.dtype = dtype
@@ -90,7 +93,7 @@ class SelfGuidedPhase:
         *,
         alone: bool = False,
     ) -> Tensor:
-        """w_k by the ψ of now, detached, (B,); w/o DLS, 1 for M and for negatives, else 0.
+        """w_k by the ψ of now, detached, (B,); w/o DLS, 1 for M and a pointwise loss's negatives.
 
         Args:
             features: gives what g reads of the samples, (B, F); called where it is needed.
@@ -99,8 +102,8 @@ class SelfGuidedPhase:
         """
         if self.learner is None:
             which = samples()
-            kept = torch.from_numpy(self.is_memorized(which.ids) | ~which.observed)
-            return kept.to(device=self._device, dtype=self.dtype)
+            kept = self.is_memorized(which.ids) | (which.negative & self._pointwise)
+            return torch.from_numpy(kept).to(device=self._device, dtype=self.dtype)
         return self.learner.weights(features().to(self.dtype), ALONE if alone else self._ranks)
 
     def guide(
@@ -163,9 +166,9 @@ class SelfGuidedPhase:
                 )
         if next_is_due:
             self._guidance = choose_guidance(
-                batch, which.ids, memorized, which.users, which.items,
+                batch, which, memorized,
                 size=self._ranks.share(self.config.guidance_size),
-                with_negatives=self.config.guidance_labels == "both",
+                with_negatives=self._pointwise and self.config.guidance_labels == "both",
                 outside_list=outside_list,
                 sliceable=sliceable,
                 generator=self._ranks.generator(self.learner.generator, self._steps),
@@ -197,6 +200,7 @@ class SelfGuidedPhase:
             "learner": None if self.learner is None else self.learner.state_dict(),
             "guidance": guidance,
             "steps": self._steps,
+            "pointwise": self._pointwise,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -6,13 +6,16 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from sgdl_wrap import DenoiserWarning, SelfGuidedDenoiser
+from sgdl_wrap.batches.samples import are_pointwise
 from tests.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
 
 
 def watching(users, items, *, pair_fn=None):
     model = Factors()
+    model.item = nn.Embedding(31, 4)  # items one off are in range
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     return SelfGuidedDenoiser(
         model, optimizer, bpr, interactions=(users, items), n_items=31, pair_fn=pair_fn
@@ -53,3 +56,21 @@ def test_negatives_that_are_named_and_a_few_strangers_are_taken_in_silence():
         flags = torch.arange(len(users)) < 5
         named = (users, torch.where(flags, items, torch.full_like(items, 30)), flags)
         watching(USERS, ITEMS, pair_fn=lambda batch: named).before_step(first)
+
+
+@pytest.mark.parametrize(
+    ("samples", "observed", "negatives", "pointwise"),
+    [
+        (100, 100, 0, False),
+        (100, 99, 0, False),  # a pair that is missing among the interactions
+        (99, 66, 0, False),
+        (99, 65, 0, True),  # more than a third: negatives of which no one said so
+        (100, 50, 50, True),
+        (100, 99, 1, True),
+        (100, 20, 70, True),
+    ],
+)
+def test_a_loss_is_pointwise_by_what_its_batches_call_unobserved(
+    samples, observed, negatives, pointwise
+):
+    assert are_pointwise(samples, observed, negatives) is pointwise

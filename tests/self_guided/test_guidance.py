@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.self_guided.guidance import Guidance, choose_guidance
 from tests.models_zoo import stream_states
 
@@ -40,7 +41,10 @@ def choose(**changes: Any) -> Guidance | None:
     batch = arguments.pop("batch", BATCH)
     memorized = arguments.pop("memorized", MEMORIZED)
     ids = arguments.pop("ids", IDS)
-    return choose_guidance(batch, ids, memorized, USERS, ITEMS, **arguments)
+    observed = arguments.pop("observed", ids >= 0)
+    told = arguments.pop("told", True)
+    samples = Samples(ids, USERS, ITEMS, observed if told else np.ones(B, dtype=bool), told)
+    return choose_guidance(batch, samples, memorized, **arguments)
 
 
 def test_memorized_samples_and_negatives_outside_the_list_guide() -> None:
@@ -52,6 +56,21 @@ def test_memorized_samples_and_negatives_outside_the_list_guide() -> None:
     assert items.tolist() == [100, 101, 102, 105, 106, 107, 109, 110]
     assert users.tolist() == [0, 1, 2, 1, 2, 3, 1, 2]
     assert labels.tolist() == [1, 0, 1, 0, 1, 1, 1, 0]
+
+
+def test_a_positive_that_is_missing_among_the_interactions_is_no_negative() -> None:
+    observed = IDS >= 0
+    observed[[1, 5]] = True  # which the batch calls observed
+    guidance = choose(observed=observed)
+    assert guidance is not None
+    assert guidance.batch[1].tolist() == [100, 102, 106, 107, 109, 110]
+
+
+def test_where_the_batch_does_not_say_what_is_unknown_is_a_negative() -> None:
+    guidance, expected = choose(told=False), choose()
+    assert guidance is not None
+    assert expected is not None
+    assert guidance.batch[1].tolist() == expected.batch[1].tolist()
 
 
 def test_positives_alone_guide_where_asked_for() -> None:
