@@ -37,7 +37,7 @@ def test_summary_has_what_is_done_with_its_comparisons(store: ResultStore) -> No
     assert "recovered" not in rows["clean_only"]
     assert rows["clean_only"]["p_value"] is None  # the same difference under both seeds
     assert 0 < rows["sgdl"]["p_value"] < 1
-    assert rows["sgdl"]["chosen"]["l2"] == 0.01
+    assert rows["sgdl"]["chosen"]["l2"] == 0.03
     assert rows["sgdl"]["best_epochs"] == [7, 8]
     assert rows["sgdl"]["epoch_cpu_seconds"] == 1.25
 
@@ -60,7 +60,7 @@ def test_markdown_has_a_table_for_each_condition_and_model(store: ResultStore) -
     assert text.count("###") == 1
     assert "### neumf, injected-20" in text
     line = next(line for line in text.splitlines() if line.startswith("| sgdl"))
-    for expected in ("0.3450 ± 0.0071", "+11.3%", "70%", "lr 0.001, L2 0.01", "7, 8", "1.25"):
+    for expected in ("0.3450 ± 0.0071", "+11.3%", "70%", "lr 0.001, L2 0.03", "7, 8", "1.25"):
         assert expected in line
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1

@@ -31,10 +31,10 @@ def test_variants_wait_until_sgdl_is_tuned_and_take_its_trial(store: ResultStore
     order = []
     while (run := next_run(all_cells, store, set())) is not None:
         order.append(run)
-        put(store, run, valid=0.9 if (run.learning_rate, run.l2) == (0.002, 3e-4) else 0.1)
+        put(store, run, valid=0.9 if (run.learning_rate, run.l2) == (0.002, 1e-3) else 0.1)
     assert len(order) == sum(cell.n_runs() for cell in all_cells) == 6 + 3 * 2
     finals = order[6:]
-    assert {(run.learning_rate, run.l2) for run in finals} == {(0.002, 3e-4)}
+    assert {(run.learning_rate, run.l2) for run in finals} == {(0.002, 1e-3)}
     assert {run.seed for run in order[:6]} == {100}
     assert len({run.key for run in order}) == len(order)
     changes = [
