@@ -95,6 +95,19 @@ def check_model(model: object) -> None:
             )
 
 
+def check_device(device: torch.device) -> None:
+    """Refuses devices without float64, in which sums over many losses and gradients are taken.
+
+    Raises:
+        UnsupportedModelError: Apple's mps.
+    """
+    if device.type == "mps":
+        raise UnsupportedModelError(
+            "Expected a model on a device that has float64, got one on mps. "
+            'Use model.to("cpu") before the optimizer is built.'
+        )
+
+
 def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object]) -> None:
     """Refuses optimizers that would leave trainable parameters behind.
 

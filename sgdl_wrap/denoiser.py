@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn
 from sgdl_wrap.checks import (
+    check_device,
     check_evidence,
     check_kinds,
     check_model,
@@ -102,6 +103,7 @@ class SelfGuidedDenoiser:
         if enabled:
             check_model(model)
             check_optimizers(self._user_code.modules, self._optimizers)
+            check_device(self._user_code.device)
             say_where_compiled(model, loss_fn)
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(

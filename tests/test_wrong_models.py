@@ -18,6 +18,8 @@ from sgdl_wrap import (
     SelfGuidedDenoiser,
     UnsupportedModelError,
 )
+from sgdl_wrap.checks import check_device
+from sgdl_wrap.user_code import UserCode
 from tests.models_zoo import (
     SWITCHING,
     MLPScorer,
@@ -363,3 +365,19 @@ def test_forward_hooks_count_in_both_phases(hook: Callable[[nn.Module], None], l
     psi, other_psi = (outcome[1]["learner"]["weighting"] for outcome in outcomes)
     for name in psi:
         assert torch.allclose(psi[name], other_psi[name], rtol=1e-3, atol=1e-4), name
+
+
+def test_devices_without_float64_are_refused() -> None:
+    check_device(torch.device("cpu"))
+    check_device(torch.device("cuda", 1))
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"^Expected a model on a device that has float64, got one on mps\. Use model\.to",
+    ):
+        check_device(torch.device("mps"))
+
+
+def test_the_device_is_looked_at_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UserCode, "device", torch.device("mps"))
+    with pytest.raises(UnsupportedModelError, match="got one on mps"):
+        tiny_denoiser(DATA)
