@@ -415,3 +415,18 @@ def test_one_item_alone_trains_through_both_phases(n_items: int) -> None:
     users, items = torch.arange(25), torch.zeros(25, dtype=torch.long)
     denoiser = run(users, items, n_items=n_items, noise_rate=0.9)
     assert denoiser.phase is Phase.SELF_GUIDED
+
+
+def test_the_first_call_after_an_epoch_that_ended_by_itself_confirms_it() -> None:
+    factor = [1.0]
+    denoiser = tiny_denoiser(
+        DATA, config=WATCHING.but(on_nonfinite="skip"),
+        loss_fn=lambda model, batch: bpr_loss(model, batch) * factor[0],
+    )  # fmt: skip
+    train(denoiser)
+    assert len(denoiser.history) == 1
+    factor[0] = torch.nan  # a last batch of repeated pairs, left out
+    denoiser.before_step(BATCHES[0])
+    denoiser.step(BATCHES[0])
+    assert denoiser.end_epoch() is denoiser.history[0]
+    assert len(denoiser.history) == 1
