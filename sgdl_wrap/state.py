@@ -67,7 +67,7 @@ def check_header(
     names = (theirs.keys() | here.keys()) - _MACHINE
     differing = sorted(
         name for name in names
-        if (name in theirs, theirs.get(name)) != (name in here, here.get(name))
+        if name not in theirs or name not in here or theirs[name] != here[name]
     )
     if differing:
         raise StateError(

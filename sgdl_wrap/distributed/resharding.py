@@ -20,7 +20,7 @@ from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions, fingerprint
 from sgdl_wrap.state import broken_state_refused
 
-_SUMS = ("observed", "samples", "loss_sum", "weight_sum")
+_SUMS = ("observed", "samples", "negatives", "loss_sum", "weight_sum")
 _COLUMNS = ("losses", "smoothed", "suspicion")  # of the tracker, one entry an interaction
 
 
