@@ -44,8 +44,8 @@ class Bench:
     base: Sequence[Trial]
     """Learning rates and L2 coefficients for methods without settings of their own."""
     middle: Sequence[Trial]
-    """The three of them that leave room for a method's own settings, the likeliest first: pairs that
-    plain training chose, or came close to, under one noise or another."""
+    """The three of them that leave room for a method's own settings, the likeliest first: pairs
+    that plain training chose, or came close to, under one noise or another."""
 
 
 def _embedding_l2(model: nn.Module, batch: Batch) -> Tensor:
