@@ -19,6 +19,10 @@ ScoreItems = Callable[[Tensor], Tensor]
 """Maps user ids, (U,) int64, to the scores of all items, (U, n_items)."""
 
 
+class ScoresError(ValueError):
+    """Scores that nothing can be ranked by."""
+
+
 def top_items(scores: Tensor, k: int) -> Tensor:
     """The k best items of each row, best first, ties by the lower item id.
 
@@ -31,9 +35,12 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 
     Returns:
         Item ids, (U, k) int64.
+
+    Raises:
+        ScoresError: NaN among the scores.
     """
     if bool(scores.isnan().any()):
-        raise ValueError(
+        raise ScoresError(
             "Expected scores to rank, got NaN. Lower the learning rate, or look where the "
             "model's parameters stop being finite."
         )

@@ -77,6 +77,8 @@ class TrainingRun:
     final_auc: float | None = None
     """AUC of the weights, clean against noise, at the best and at the last evaluated epoch."""
     denoiser: SelfGuidedDenoiser | None = None
+    ended_by: str | None = None
+    """The error at which it ended before its time."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def fit(
     denoiser: SelfGuidedDenoiser | None = None,
     evaluate_every: int = 1,
     patience: int | None = None,
+    ends_at: tuple[type[Exception], ...] = (),
     on_epoch: Callable[[int, float | None], None] = lambda epoch, valid: None,
 ) -> TrainingRun:
     """Trains epoch by epoch and keeps the test metrics of the best epoch on validation.
@@ -143,24 +146,29 @@ def fit(
         denoiser: the one that run_epoch trains with, if any; what it finds is recorded.
         evaluate_every: evaluate after every so many epochs, and after the last.
         patience: stop when so many epochs have passed since the best one; None never stops.
+        ends_at: errors of an epoch or its evaluation at which the run ends with its best epoch so
+            far, instead of failing; TrainingRun.ended_by then says which.
         on_epoch: told each epoch's number and, where evaluated, its validation NDCG@20.
     """
     recipe, (validation, test) = training.recipe, evaluations
     run = TrainingRun(denoiser=denoiser)
     for epoch in range(1, recipe.epochs + 1):
-        start, cpu_start = time.perf_counter(), time.process_time()
-        run_epoch()
-        run.epoch_seconds.append(time.perf_counter() - start)
-        run.epoch_cpu_seconds.append(time.process_time() - cpu_start)
-
         valid = None
-        if epoch % evaluate_every == 0 or epoch == recipe.epochs:
-            valid = validation.of_model(training.model)[SELECTION_METRIC]
-            run.valid_curve[epoch] = valid
-            run.final_auc = detection_auc(denoiser, recipe, training.data, training.seed)
-            if valid > run.best_valid:
-                run.best_epoch, run.best_valid, run.best_auc = epoch, valid, run.final_auc
-                run.test = test.of_model(training.model)
+        try:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            run_epoch()
+            run.epoch_seconds.append(time.perf_counter() - start)
+            run.epoch_cpu_seconds.append(time.process_time() - cpu_start)
+            if epoch % evaluate_every == 0 or epoch == recipe.epochs:
+                valid = validation.of_model(training.model)[SELECTION_METRIC]
+                run.valid_curve[epoch] = valid
+                run.final_auc = detection_auc(denoiser, recipe, training.data, training.seed)
+                if valid > run.best_valid:
+                    run.best_epoch, run.best_valid, run.best_auc = epoch, valid, run.final_auc
+                    run.test = test.of_model(training.model)
+        except ends_at as error:
+            run.ended_by = f"{type(error).__name__}: {error}"
+            break
         on_epoch(epoch, valid)
         if patience is not None and valid is not None and epoch - run.best_epoch >= patience:
             break

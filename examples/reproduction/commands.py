@@ -15,14 +15,14 @@ from examples.reproduction.grids import BENCHES, TRIALS_PER_METHOD
 from examples.reproduction.methods import METHODS
 from examples.reproduction.report import markdown, provenances, summary
 from examples.reproduction.run_settings import fingerprint
-from examples.reproduction.store import ResultStore
+from examples.reproduction.store import ResultFileError, ResultStore
 from examples.reproduction.study import Cell, cells
 from examples.reproduction.workers import run_missing
 from sgdl_wrap import DenoiserConfig, DenoiserError
 
 RECOVERED = (
     "; recovered: (method - plain) / (clean-only - plain), where clean-only is at least 2 % above "
-    "plain."
+    "plain in that metric."
 )
 TRAINING = ("batch_size", "epochs", "evaluate_every", "patience")
 
@@ -62,9 +62,15 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """The options, refused where seeds of the two kinds are not apart, a name comes twice, or the
-    denoiser has no such setting."""
+    """The options, refused where seeds of the two kinds are not apart, something comes twice, or
+    the denoiser has no such setting."""
     options = parser.parse_args(arguments)
+    for name in ("data", "models", "methods", "conditions", "seeds", "tuning_seeds"):
+        values = getattr(options, name) or []
+        if len(set(values)) < len(values):
+            parser.error(f"expected each of --{name.replace('_', '-')} once, got some twice")
+    if options.processes < 1:
+        parser.error(f"expected one process or more, got {options.processes}")
     if set(options.seeds) & set(options.tuning_seeds):
         parser.error("expected tuning seeds apart from the final seeds, got some in both")
     if len(dict(options.training)) < len(options.training):
@@ -82,7 +88,10 @@ def cells_of(options: argparse.Namespace) -> dict[str, list[Cell]]:
     """The cells that the options ask for, by the data they run on."""
     found = {}
     for source in options.data:
-        data = load_data(source)
+        try:
+            data = load_data(source)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{source}: {error}") from error
         found[source] = cells(
             fingerprint(data),
             models=options.models,
@@ -114,10 +123,38 @@ def carry_out(
         reference: the row that the others are compared with.
 
     Returns:
-        1 where a run failed, else 0.
+        2 where nothing is to be done or a file of results cannot be read, 1 where a run failed,
+        else 0.
     """
+    try:
+        return _carry_out(
+            options, wanted, title=title, command=command, note=note, reference=reference
+        )
+    except (ResultFileError, NotADirectoryError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _carry_out(
+    options: argparse.Namespace,
+    wanted: Mapping[str, Sequence[Cell]],
+    *,
+    title: str,
+    command: str,
+    note: str,
+    reference: str,
+) -> int:
     store = ResultStore(options.results)
     failed: dict[str, str] = {}
+    if not any(wanted.values()):
+        print(
+            "Expected something to compare, got no pair of method and model that goes together "
+            "under these conditions. Methods for one kind of loss or graph models alone are not "
+            "for others, and without flags there is neither clean_only nor any condition but "
+            "natural.",
+            file=sys.stderr,
+        )
+        return 2
     if not options.only_report:
         for source, some in wanted.items():
             failed |= run_missing(source, some, store, processes=options.processes)
@@ -136,11 +173,11 @@ def carry_out(
             f"Data {names}. {len(rows)} of {len(everything)} cells are done; {note}",
             "",
         ]  # fmt: skip
-        base = Path(options.report)
-        base.parent.mkdir(parents=True, exist_ok=True)
-        base.with_suffix(".md").write_text("\n".join([*head, text]), encoding="utf-8")
+        Path(options.report).parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{options.report}.md").write_text("\n".join([*head, text]), encoding="utf-8")
         record = {"command": command, "provenance": origins, "rows": rows}
-        base.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        written = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        Path(f"{options.report}.json").write_text(written, encoding="utf-8")
     return 1 if failed else 0
 
 

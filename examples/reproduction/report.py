@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from statistics import mean, median
@@ -15,6 +15,8 @@ from examples.reproduction.study import Cell
 
 METRICS = {"recall@5": "R@5", "recall@20": "R@20", "ndcg@5": "N@5", "ndcg@20": "N@20"}
 MAIN_METRIC = "ndcg@20"
+RECOVERED = {"recovered_ndcg@20": "ndcg@20", "recovered_recall@20": "recall@20"}
+"""Recovered shares of a row, each with its metric."""
 
 
 def summary(
@@ -29,8 +31,6 @@ def summary(
     for _, group in _by_table(cells):
         done = {cell.label: (cell, cell.results(store)) for cell in group}
         compared = _values(done.get(reference))
-        plain = _values(done.get("plain"))
-        ceiling = _values(done.get("clean_only"))
         for method, (cell, results) in done.items():
             if results is None:
                 continue
@@ -52,8 +52,9 @@ def summary(
             if compared and method != reference:
                 row[f"over_{reference}"] = mean(values) / mean(compared) - 1
                 row["p_value"] = paired_p_value(values, compared)
-            if plain and ceiling and method not in ("plain", "clean_only"):
-                row["recovered"] = recovered_share(mean(values), mean(plain), mean(ceiling))
+            if method not in ("plain", "clean_only"):
+                for name, metric in RECOVERED.items():
+                    row[name] = _recovered(metric, results, done)
             if cell.method == "sgdl":
                 row["memorization_points"] = [result.memorization_point for result in results]
                 row["noise_rates"] = [result.noise_rate for result in results]
@@ -99,9 +100,25 @@ def _by_table(cells: Sequence[Cell]) -> Iterator[tuple[tuple[str, str, str], lis
         yield table, list(group)
 
 
-def _values(done: tuple[Cell, list[RunResult] | None] | None) -> list[float]:
+def _values(
+    done: tuple[Cell, list[RunResult] | None] | None, metric: str = MAIN_METRIC
+) -> list[float]:
     results = None if done is None else done[1]
-    return [result.test[MAIN_METRIC] for result in results or []]
+    return [result.test[metric] for result in results or []]
+
+
+def _recovered(
+    metric: str,
+    results: Sequence[RunResult],
+    done: Mapping[str, tuple[Cell, list[RunResult] | None]],
+) -> float | None:
+    """The recovered share in one metric, None where it is not defined."""
+    plain, ceiling = (_values(done.get(name), metric) for name in ("plain", "clean_only"))
+    if not plain or not ceiling:
+        return None
+    return recovered_share(
+        mean(result.test[metric] for result in results), mean(plain), mean(ceiling)
+    )
 
 
 def _median_cpu_seconds(results: Sequence[RunResult]) -> float | None:
@@ -115,7 +132,11 @@ def _columns(
     """Headers, each with what it writes of a row."""
 
     def of_metric(metric: str) -> Callable[[dict[str, Any]], str]:
-        return lambda row: f"{row[metric][0]:.4f} ± {row[metric][1]:.4f}"
+        def written(row: dict[str, Any]) -> str:
+            centre, spread = row[metric]
+            return f"{centre:.4f}" if spread is None else f"{centre:.4f} ± {spread:.4f}"
+
+        return written
 
     def optional(key: str, form: str) -> Callable[[dict[str, Any]], str]:
         return lambda row: "" if row.get(key) is None else format(row[key], form)
@@ -128,7 +149,8 @@ def _columns(
             "never" if epoch is None else str(epoch) for epoch in row["memorization_points"]
         )
     else:
-        columns["recovered"] = optional("recovered", ".0%")
+        for name, metric in RECOVERED.items():
+            columns[f"recovered, {METRICS[metric]}"] = optional(name, ".0%")
     columns["chosen"] = _chosen
     columns["best epochs"] = lambda row: ", ".join(map(str, row["best_epochs"]))
     columns["CPU s/epoch"] = optional("epoch_cpu_seconds", ".2f")

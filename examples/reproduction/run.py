@@ -10,17 +10,22 @@ from statistics import median
 import torch
 
 from examples.interaction_data import InteractionData
+from examples.metrics import CUTOFFS, ScoresError
 from examples.quickstart import load_data
 from examples.reproduction.conditions import under_condition
 from examples.reproduction.grids import BENCHES
 from examples.reproduction.methods import METHODS
 from examples.reproduction.run_settings import RunSettings
 from examples.training import fit, rankings, set_up
+from sgdl_wrap import NonFiniteError
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run. Epochs count from 1; metrics are those of the best on validation."""
+    """What came of a run. Epochs count from 1; metrics are those of the best on validation.
+
+    A run that diverges has what it had before: a best epoch of 0 and zeros where that is nothing.
+    """
 
     best_epoch: int
     n_epochs: int
@@ -72,16 +77,17 @@ def execute(settings: RunSettings, data: InteractionData) -> RunResult:
         denoiser=epochs.denoiser,
         evaluate_every=settings.evaluate_every,
         patience=settings.patience,
+        ends_at=(ScoresError, NonFiniteError),
     )
     denoiser = epochs.denoiser
     return RunResult(
         best_epoch=run.best_epoch,
         n_epochs=len(run.epoch_seconds),
-        best_valid=run.best_valid,
-        test=run.test,
+        best_valid=max(run.best_valid, 0.0),
+        test=run.test or {f"{name}@{k}": 0.0 for name in ("recall", "ndcg") for k in CUTOFFS},
         seconds=time.perf_counter() - start,
-        epoch_seconds=median(run.epoch_seconds),
-        epoch_cpu_seconds=median(run.epoch_cpu_seconds),
+        epoch_seconds=median(run.epoch_seconds or [0.0]),
+        epoch_cpu_seconds=median(run.epoch_cpu_seconds or [0.0]),
         memorization_point=None if denoiser is None else denoiser.memorization_point,
         noise_rate=None if denoiser is None else denoiser.noise_rate,
         best_auc=run.best_auc,

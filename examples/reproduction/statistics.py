@@ -11,9 +11,9 @@ WORTH_RECOVERING = 0.02
 """Where clean-only is above plain by less than this share, there is nothing to recover."""
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and standard deviation of the sample (n - 1); the latter is NaN for one value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation of the sample (n - 1); the latter is None for one value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def paired_p_value(values: Sequence[float], reference: Sequence[float]) -> float | None:

@@ -12,21 +12,44 @@ from examples.reproduction.run import RunResult
 from examples.reproduction.run_settings import RunSettings
 
 
+class ResultFileError(ValueError):
+    """A file of a run that cannot be read."""
+
+
 class ResultStore:
-    """A folder of finished runs. A file appears whole or not at all."""
+    """A folder of finished runs. A file appears whole or not at all.
+
+    Raises:
+        NotADirectoryError: there is a file in the place of the folder.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(
+                f"Expected a folder of results, got the file {folder}. Name another place."
+            )
         self._read: dict[str, RunResult] = {}
 
     def get(self, settings: RunSettings) -> RunResult | None:
-        """The result of a run with just these settings, None where there is none."""
+        """The result of a run with just these settings, None where there is none.
+
+        Raises:
+            ResultFileError: there is a file, damaged or of another kind.
+        """
         key = settings.key
         if key not in self._read:
             path = self._path(key)
             if not path.is_file():
                 return None
-            self._read[key] = RunResult(**json.loads(path.read_text(encoding="utf-8"))["result"])
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+                self._read[key] = RunResult(**record["result"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ResultFileError(
+                    f"Expected a finished run in {path}, got a file that does not read as one "
+                    f"({type(error).__name__}: {error}). Delete it, and the run is made again."
+                ) from error
         return self._read[key]
 
     def put(
@@ -48,3 +71,7 @@ class ResultStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} among the numbers")

@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("expected --methods with Table 2 alone, as the others are about sgdl")
     else:
         options.models, options.methods = options.models or MODELS_OF_VARIANTS, ["sgdl"]
-    options.report = options.report or f"docs/results/table{table}"
+    if options.report is None and not options.only_report:
+        options.report = f"docs/results/table{table}"
     wanted = cells_of(options)
     if table in VARIANTS:
         wanted = {

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from examples.reproduction.provenance import current_provenance
@@ -36,7 +37,8 @@ def run_missing(
         execute: what a worker does; a function of a module, so that it reaches the worker.
 
     Returns:
-        Key and error of each run that failed; the others went on without it.
+        Key and error of each run that failed; the others went on without it. A worker that is
+        killed takes with it what the others were at, too.
     """
     provenance = current_provenance()  # of the start: later changes do not reach the workers
     failed: dict[str, str] = {}
@@ -44,26 +46,30 @@ def run_missing(
     progress = _Progress(cells, store)
     # Forked children of a process that has used torch may hang; spawned ones start afresh.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
-        while True:
-            while len(running) < processes:
-                busy = {run.key for run in running.values()} | set(failed)
-                run = next_run(cells, store, busy)
-                if run is None:
-                    break
-                running[pool.submit(execute, source, run)] = run
-            if not running:
-                return failed
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                run = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    store.put(run, future.result(), provenance)
-                    progress.finished(run, future.result())
-                else:
-                    failed[run.key] = f"{type(error).__name__}: {error}"
-                    progress.say(f"{run.key} failed: {failed[run.key]}")
+    while (run := next_run(cells, store, set(failed))) is not None:
+        broken = False
+        with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
+            while run is not None or running:
+                try:
+                    while run is not None and len(running) < processes:
+                        running[pool.submit(execute, source, run)] = run
+                        run = next_run(cells, store, {r.key for r in running.values()} | {*failed})
+                except BrokenProcessPool:  # which fails all that is under way
+                    broken = True
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    ended = running.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        store.put(ended, future.result(), provenance)
+                        progress.finished(ended, future.result())
+                        continue
+                    broken |= isinstance(error, BrokenProcessPool)
+                    failed[ended.key] = f"{type(error).__name__}: {error}"
+                    progress.say(f"{ended.key} failed: {failed[ended.key]}")
+                busy = {r.key for r in running.values()} | {*failed}
+                run = None if broken else next_run(cells, store, busy)
+    return failed
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from examples.interaction_data import InteractionData
+from examples.metrics import ScoresError
 from examples.planted_preferences import generate
 from examples.recipes import RECIPES
 from examples.training import Training, fit, rankings, set_up
@@ -68,3 +69,22 @@ def test_a_run_may_be_ranked_on_other_data_than_it_is_trained_on(data: Interacti
     run = fit(started, lambda: None, rankings(data))
     assert seen == 50
     assert set(run.test) == {"recall@5", "recall@20", "ndcg@5", "ndcg@20"}
+
+
+def test_a_run_may_end_at_an_error_with_its_best_epoch_so_far(data: InteractionData) -> None:
+    def run_epoch() -> None:
+        epochs.append(1)
+        if len(epochs) == 3:
+            raise ScoresError("no numbers")
+
+    epochs: list[int] = []
+    values = [0.2, 0.1, 0.3]
+    rankings = (_Ranking(values), _Ranking(values))
+    run = fit(
+        training(data, 10), run_epoch, rankings, ends_at=(ScoresError,)  # type: ignore[arg-type]
+    )
+    assert (run.best_epoch, run.best_valid, len(epochs)) == (1, 0.2, 3)
+    assert run.ended_by == "ScoresError: no numbers"
+    epochs.clear()
+    with pytest.raises(ScoresError):
+        fit(training(data, 10), run_epoch, (_Ranking(values), _Ranking(values)))  # type: ignore[arg-type]

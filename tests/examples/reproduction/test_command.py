@@ -71,7 +71,8 @@ def test_methods_are_compared_with_the_one_that_is_named(
     report = tmp_path / "report"
     wanted = ["--methods", "plain", "clean_only", "sgdl", "--report", str(report)]
     assert command.main([*arguments, *wanted]) == 0
-    assert "| N@20 over sgdl | p | recovered |" in capsys.readouterr().out
+    header = "| N@20 over sgdl | p | recovered, N@20 | recovered, R@20 |"
+    assert header in capsys.readouterr().out
     assert "--against sgdl" in report.with_suffix(".md").read_text()
 
 
@@ -96,6 +97,12 @@ def test_a_failed_run_fails_the_command(
         (["--set", "speed=3"], "expected FIELD=VALUE with a field of DenoiserConfig"),
         (["--set", "meta_lr=-1"], "Expected meta_lr in [0,"),
         (["--set", "meta_lr=1", "meta_lr=2"], "expected each field of --set once"),
+        (["--seeds", "0", "0", "1"], "expected each of --seeds once, got some twice"),
+        (["--tuning-seeds", "5", "5"], "expected each of --tuning-seeds once, got some twice"),
+        (["--methods", "plain", "plain"], "expected each of --methods once, got some twice"),
+        (["--models", "cdae", "cdae"], "expected each of --models once, got some twice"),
+        (["--conditions", "clean", "clean"], "expected each of --conditions once"),
+        (["--processes", "0"], "expected one process or more, got 0"),
     ],
 )
 def test_senseless_wishes_are_refused(
@@ -104,3 +111,44 @@ def test_senseless_wishes_are_refused(
     with pytest.raises(SystemExit):
         command.main(["--data", "generated", *arguments])
     assert sentence in capsys.readouterr().err
+
+
+def test_a_comparison_of_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", "generated", "--results", str(tmp_path), "--models", "lightgcn"]
+    assert command.main([*arguments, "--methods", "t_ce"]) == 2
+    assert "got no pair of method and model that goes together" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="nowhere: "):
+        command.main(["--data", str(tmp_path / "nowhere"), "--results", str(tmp_path)])
+
+
+def test_results_that_cannot_be_read_are_named(
+    executed: list[RunSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    arguments = ["--data", "generated", "--models", "neumf", "--conditions", "natural"]
+    arguments += ["--methods", "plain", "--seeds", "0", "--results"]
+    assert command.main([*arguments, str(runs)]) == 0
+    assert "0.3000 |" in capsys.readouterr().out  # of one seed, without a spread
+    damaged = next(runs.glob("*.json"))
+    damaged.write_text("")
+    assert command.main([*arguments, str(runs), "--only-report"]) == 2
+    assert f"Expected a finished run in {damaged}" in capsys.readouterr().err
+    assert command.main([*arguments, str(damaged)]) == 2
+    assert "Expected a folder of results" in capsys.readouterr().err
+
+
+def test_a_report_is_named_as_it_is_asked_for(
+    executed: list[RunSettings], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.v1"
+    arguments = ["--data", "generated", "--models", "neumf", "--conditions", "natural"]
+    arguments += ["--methods", "plain", "--seeds", "0", "--results", str(tmp_path / "runs")]
+    assert command.main([*arguments, "--report", str(report)]) == 0
+    assert (tmp_path / "report.v1.md").is_file()
+    row = json.loads((tmp_path / "report.v1.json").read_text())["rows"][0]
+    assert row["ndcg@20"] == [pytest.approx(0.3), None]

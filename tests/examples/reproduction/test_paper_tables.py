@@ -93,3 +93,15 @@ def test_methods_are_for_table_2_alone(
     with pytest.raises(SystemExit):
         tables.main([*arguments(tmp_path, 3), "--methods", "plain"])
     assert "expected --methods with Table 2 alone" in capsys.readouterr().err
+
+
+def test_a_report_alone_is_printed_and_not_written(
+    executed: list[RunSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = ["--table", "3", "--data", "generated", "--results", "runs", "--seeds", "0", "1"]
+    assert tables.main([*wanted, "--only-report"]) == 0
+    assert not list(tmp_path.iterdir())
+    assert not executed
+    assert tables.main(wanted) == 0
+    assert (tmp_path / "docs" / "results" / "table3.md").is_file()

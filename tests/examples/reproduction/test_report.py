@@ -33,8 +33,9 @@ def test_summary_has_what_is_done_with_its_comparisons(store: ResultStore) -> No
     assert rows["plain"]["ndcg@20"] == pytest.approx((0.31, 0.02 / 2**0.5))
     assert "over_plain" not in rows["plain"]
     assert rows["sgdl"]["over_plain"] == pytest.approx(0.345 / 0.31 - 1)
-    assert rows["sgdl"]["recovered"] == pytest.approx((0.345 - 0.31) / (0.36 - 0.31))
-    assert "recovered" not in rows["clean_only"]
+    assert rows["sgdl"]["recovered_ndcg@20"] == pytest.approx((0.345 - 0.31) / (0.36 - 0.31))
+    assert rows["sgdl"]["recovered_recall@20"] is None  # the same for all
+    assert "recovered_ndcg@20" not in rows["clean_only"]
     assert rows["clean_only"]["p_value"] is None  # the same difference under both seeds
     assert 0 < rows["sgdl"]["p_value"] < 1
     assert rows["sgdl"]["chosen"]["l2"] == 0.03

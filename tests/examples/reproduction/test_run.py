@@ -94,3 +94,13 @@ def test_method_that_is_not_defined_for_the_loss_is_refused(small_data: Interact
 
 def test_registered_methods_are_methods() -> None:
     assert all(issubclass(method, Method) for method in METHODS.values())
+
+
+@pytest.mark.parametrize("method", ["plain", "sgdl"])
+def test_a_run_that_diverges_is_the_worst_trial_and_blocks_nothing(
+    method: str, small_data: InteractionData
+) -> None:
+    settings = replace(short("neumf", method), learning_rate=1e38, l2=0.0)
+    result = execute(settings, small_data)
+    assert (result.best_epoch, result.best_valid) == (0, 0.0)
+    assert set(result.test.values()) == {0.0}

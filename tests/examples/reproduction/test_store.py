@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from results import PROVENANCE, made_up, put
 from examples.reproduction.grids import Trial
 from examples.reproduction.provenance import current_provenance
 from examples.reproduction.run_settings import settings_of
-from examples.reproduction.store import ResultStore
+from examples.reproduction.store import ResultFileError, ResultStore
 
 RUN = settings_of("d", "neumf", "natural", "plain", Trial(0.1, 0.2), 4)
 
@@ -68,3 +69,28 @@ def test_a_file_that_is_older_than_some_of_the_fields_is_read(tmp_path: Path) ->
         del record["result"][name]
     path.write_text(json.dumps(record))
     assert ResultStore(tmp_path).get(RUN) == made_up(valid=0.25)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("0.25", "NaN"),
+        lambda text: text.replace('"best_epoch"', '"best"'),
+        lambda text: "{}",
+        lambda text: "[]",
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    put(ResultStore(tmp_path), RUN, valid=0.25)
+    (path,) = tmp_path.iterdir()
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ResultFileError, match=f"{path.name}.*Delete it, and the run is made again"):
+        ResultStore(tmp_path).get(RUN)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(NotADirectoryError, match="Expected a folder of results"):
+        ResultStore(tmp_path / "runs")

@@ -89,3 +89,28 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
         os.close(reader)
         killed.kill()
         killed.wait()
+
+
+def die(source: str, run: RunSettings) -> dict[str, Any]:
+    if run.method == "sgdl" and run.seed == 1:
+        os._exit(1)
+    return pretend(source, run)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_that_dies_is_replaced(tmp_path: Path, processes: int) -> None:
+    store, log = ResultStore(tmp_path / "runs"), tmp_path / "log"
+    # the one that dies comes first, so that others are left to do
+    for run in CELLS[1].tuning_runs():
+        store.put(run, pretend(str(log), run), {})
+    order = [CELLS[1], CELLS[0]]
+    failed = run_missing(str(log), order, store, processes=processes, execute=die)
+    dead = {key: error for key, error in failed.items() if "-sgdl-seed1-" in key}
+    assert len(dead) == 1
+    assert next(iter(dead.values())).startswith("BrokenProcessPool")
+    assert len(failed) <= processes
+    missing = {run.key for cell in order for run in cell.missing(store)}
+    assert missing <= set(failed) | {run.key for run in CELLS[0].final_runs(store) or []}
+    again = run_missing(str(log), order, store, processes=1, execute=die)
+    assert list(again) == list(dead)
+    assert CELLS[0].results(store) is not None
