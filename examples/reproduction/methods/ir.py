@@ -12,8 +12,11 @@ Departures:
    methods' runs cost.
 2. Its shares of positives and negatives leave a middle that is classified by distance to two
    prototypes. In its published setting they add up to 1 and the middle is empty, as here.
-3. The labels decide what is trained on, not the graph of a graph model, which stays that of the
-   observed interactions; the original knows matrix factorisation alone.
+3. The labels decide what is trained on, not the graph of a graph model or the input rows of CDAE,
+   which stay those of the observed interactions; the original knows matrix factorisation alone.
+4. The published setting for MovieLens-100K, where a user's observed items are a random part of all
+   ratings, keeps 0.35 of them, makes 0.65 negative and adds 6. Here 0.05 to 0.2 become negative,
+   which is what noise there is, and one item is added.
 """
 
 from __future__ import annotations
