@@ -133,9 +133,18 @@ def _state(part: Any) -> Any:
         return part.get_state()
     if isinstance(part, nn.Module):
         return bare(part).state_dict()  # keys without the prefixes of what is around it
-    if isinstance(part, np.generic):  # the best NDCG so far is often one
-        return part.item()
-    return part.state_dict() if hasattr(part, "state_dict") else part
+    return part.state_dict() if hasattr(part, "state_dict") else _plain(part)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as Python's, in containers too: the best NDCG so far is often one."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {name: _plain(part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(part) for part in value)
+    return value
 
 
 def _restore(part: Any, state: Any) -> None:

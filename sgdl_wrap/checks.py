@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +19,7 @@ from sgdl_wrap.distributed.engine import bare, check_engine
 from sgdl_wrap.errors import (
     BatchError,
     DenoiserError,
+    DenoiserWarning,
     LossError,
     NoiseRateError,
     NonFiniteError,
@@ -55,7 +57,8 @@ def check_model(model: object) -> None:
 
     Raises:
         UnsupportedModelError: no module, a wrapper other than DistributedDataParallel, a
-            ScriptModule, a forward with `params`.
+            ScriptModule, a forward with `params`, a bare nn.Module, parameters that are complex
+            or have no shape yet.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
@@ -76,6 +79,11 @@ def check_model(model: object) -> None:
                 f"Expected eager modules, got a ScriptModule as {where}. "
                 "Pass the model before torch.jit.script."
             )
+        if type(module) is nn.Module:
+            raise UnsupportedModelError(
+                f"Expected modules with a class of their own, got a bare nn.Module as {where}. "
+                "Use nn.ModuleDict, or a subclass."
+            )
         if "params" in inspect.signature(type(module).forward).parameters:
             raise UnsupportedModelError(
                 f"Expected no argument named 'params' in forward, got one in {where}. "
@@ -92,6 +100,17 @@ def check_model(model: object) -> None:
                 f"Expected modules that only read their parameters, got max_norm in {where}, "
                 "which writes to them at every evaluation. Renormalise the weights in your loop, "
                 "after the optimizer's step."
+            )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise UnsupportedModelError(
+                f"Expected parameters with a shape, got {name!r} of a lazy module. Call the model "
+                "once before the optimizer is built, so that your random state makes them."
+            )
+        if parameter.is_complex():
+            raise UnsupportedModelError(
+                f"Expected real parameters, got {parameter.dtype} in {name!r}. Keep the real and "
+                "the imaginary parts, and torch.view_as_complex them in forward."
             )
 
 
@@ -113,6 +132,9 @@ def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object])
 
     Raises:
         OptimizerError: no optimizer, one that needs a closure, parameters that none holds.
+
+    Warns:
+        DenoiserWarning: parameters of no module here.
     """
     held: set[int] = set()
     for optimizer in optimizers:
@@ -121,10 +143,10 @@ def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object])
                 f"Expected a torch.optim.Optimizer, got {type(optimizer).__name__}. "
                 "Pass the optimizer of your training loop, or a sequence of them."
             )
-        if isinstance(optimizer, torch.optim.LBFGS):
+        if isinstance(optimizer, torch.optim.LBFGS) or _needs_closure(optimizer):
             raise OptimizerError(
-                "Expected an optimizer that steps without a closure, got LBFGS. "
-                "Use a first-order one such as Adam."
+                "Expected an optimizer that steps without a closure, got "
+                f"{type(optimizer).__name__}. Use a first-order one such as Adam."
             )
         held.update(id(p) for group in optimizer.param_groups for p in group["params"])
     if not optimizers:
@@ -143,6 +165,23 @@ def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object])
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. "
             "Add them to the optimizer, or call requires_grad_(False) on them."
         )
+    known = {id(p) for module in modules for p in module.parameters()}
+    if held - known:
+        warnings.warn(
+            f"Expected an optimizer of the model's parameters, got {len(held - known)} that belong "
+            "neither to it nor to a loss that is a module. They are trained as ever, but virtual "
+            "updates leave them as they are, and modules that hold them keep their training mode "
+            "where pairs are scored. Put all that is trained into one module, such as "
+            "nn.ModuleDict, and pass that.",
+            DenoiserWarning,
+            stacklevel=3,
+        )
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    parameters = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(p.default is p.empty and p.kind not in optional for p in parameters)
 
 
 def check_evidence(counts: Tensor, config: DenoiserConfig) -> None:

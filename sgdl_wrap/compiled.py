@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from sgdl_wrap.errors import DenoiserWarning, UnsupportedModelError
@@ -22,6 +23,8 @@ _WRAPPED = "_orig_mod"  # the one submodule of what torch.compile(module) return
 
 def what_was_compiled(called: Any) -> Any:
     """The module or function that was handed to torch.compile; anything else as it is."""
+    if isinstance(called, torch.jit.ScriptModule):  # whose _modules have no get
+        return called
     if isinstance(called, nn.Module):
         return called._modules.get(_WRAPPED, called)
     return getattr(called, "_torchdynamo_orig_callable", called)

@@ -78,8 +78,8 @@ class DenoiserConfig:
     """False trains on the memorized data alone after the switch (paper, Table 3, w/o DLS)."""
 
     assumed_lr: float | None = None
-    """η1 of Eq. 7; None takes the learning rate of the optimizer's first group. Paper: η1 = η2
-    tuned among 1e-4, 1e-3, 1e-2; ψ's own Adam cancels its scale to first order."""
+    """η1 of Eq. 7; None takes the first learning rate above 0 of the optimizers' groups. Paper:
+    η1 = η2 tuned among 1e-4, 1e-3, 1e-2; ψ's own Adam cancels its scale to first order."""
 
     meta_lr: float | None = None
     """η2, Adam's learning rate for the weighting function ψ. Ours: None takes 0.02 for ranking

@@ -61,7 +61,15 @@ def check_lookahead(
         draws_foreign = foreign_fingerprint() != before
         check_losses(reference, size, "the first batch")
         ones = torch.ones_like(reference)
-        expected = vector_jacobian(reference, theta, ones, differentiable=False)
+        try:
+            expected = vector_jacobian(reference, theta, ones, differentiable=False)
+        except ATTEMPTED as error:
+            raise UnsupportedModelError(
+                f"Expected losses whose gradient torch.autograd.grad can take, got "
+                f"{type(error).__name__}: {error}. Compile the model or its modules in place "
+                "(module.compile()) rather than a forward alone, and checkpoint with "
+                "use_reentrant=False."
+            ) from error
         reference = reference.detach()
     with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
         again = loss_fn(model, batch).detach()
@@ -97,7 +105,8 @@ def check_lookahead(
             f"Expected a loss that can be differentiated twice, got {type(error).__name__}: "
             f"{error}. Replace EmbeddingBag by Embedding and a sum, run attention under "
             "torch.nn.attention.sdpa_kernel(SDPBackend.MATH), and nn.GRU or nn.LSTM on a GPU under "
-            "torch.backends.cudnn.flags(enabled=False)."
+            "torch.backends.cudnn.flags(enabled=False). Functions under torch.compile have no "
+            "second derivative: compile modules in place."
         ) from error
     finally:
         lookahead.release()
@@ -107,7 +116,9 @@ def check_lookahead(
                 f"Expected the functional twin of {type(model).__name__} to give the model's "
                 f"gradients, got a difference of {_gap(here.detach(), there):.2g} in {name!r}. "
                 "Use the parameter through the model that loss_fn is given, and let loss_fn count "
-                "nothing: advance an annealing step in the loop."
+                "nothing: advance an annealing step in the loop. A hook on a parameter that "
+                "changes its gradient has no place at other parameters: clip or scale gradients "
+                "between backward and step (weighted_loss)."
             )
     pairs = zip(found, direction, strict=True)
     zero = torch.zeros((), dtype=torch.float64, device=device)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from sgdl_wrap.batches.backlog import StepRecord
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
+from sgdl_wrap.batches.trees import doubt_storable
 from sgdl_wrap.checks import check_guidance_fits, check_optimizers, check_penalty
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -88,6 +89,7 @@ class Steps:
         self._ranks = ranks
         self._epochs = epochs
         self.pending: Pending | None = None
+        self._read_one = False
 
     def begin(self, batch: Any) -> None:
         """Reads a batch; in Phase II also guides it.
@@ -99,7 +101,7 @@ class Steps:
         pending = Pending(batch, self._read_pairs(batch))
         try:
             lookahead = self._prepare(batch, pending.pairs)
-            if self._epochs.self_guided is not None:
+            if self._epochs.self_guided is not None and lookahead is not None:
                 self._guide(pending, self._epochs.self_guided, lookahead)
         except NonFiniteError as error:
             if self._config.on_nonfinite == "raise":
@@ -228,16 +230,27 @@ class Steps:
         self._epochs.running.skipped += 1
         logger.warning("Batch left out. %s", error)
 
-    def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead:
-        """What is tried at the first batch, and again when the model has changed."""
+    def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead | None:
+        """What is tried at the first batch, and again when the model has changed.
+
+        None with `audit_only`, which has no lookahead, and asks nothing of the loss for one.
+        """
         lookahead, where = self._user_code.lookahead, self._epochs.where()
-        if lookahead is None or self._user_code.sliceable is None:
+        looks_ahead = not self._config.audit_only
+        untried = looks_ahead and (lookahead is None or self._user_code.sliceable is None)
+        if untried or not self._read_one:
             samples = identified(pairs, self._interactions, where)
             refuse_unknown(samples, where)
             check_own_pairs(self._ranks, samples, where)
-            if lookahead is None:
+            if not self._read_one:
                 doubt_unknown(samples, where)
-            lookahead = self._user_code.prepare(batch, len(pairs))
+                if looks_ahead:
+                    doubt_storable(batch)
+        if not looks_ahead:
+            self._read_one = True
+            return None
+        lookahead = self._user_code.prepare(batch, len(pairs))
+        self._read_one = True
         check_guidance_fits(
             len(pairs), sliceable=self._user_code.sliceable, config=self._config,
             where=where,
@@ -328,7 +341,8 @@ class Steps:
     def _assumed_lr(self) -> float:
         if self._config.assumed_lr is not None:
             return self._config.assumed_lr
-        return float(self._optimizers[0].param_groups[0]["lr"])
+        rates = (float(g["lr"]) for optimizer in self._optimizers for g in optimizer.param_groups)
+        return next((rate for rate in rates if rate), 0.0)  # of 0, ψ would learn nothing
 
 
 def _versions(lookahead: Lookahead) -> tuple[int, ...]:

@@ -55,6 +55,7 @@ class UserCode:
         self.added = AddedTime()
         self.lookahead: Lookahead | None = None
         self.sliceable: bool | None = None
+        self._writes_buffers = True  # in evaluation mode, until an evaluation has shown otherwise
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +124,7 @@ class UserCode:
 
     def _tried(self, batch: Any, size: int) -> Lookahead:
         lookahead = Lookahead(self.model, self.loss_fn)
-        with uncompiled(self.modules):
+        with uncompiled(self.modules), torch.enable_grad():
             self.streams.guard_foreign = check_lookahead(
                 self.modules, self.model, self.loss_fn, lookahead, batch, size, self.streams
             )
@@ -132,14 +133,25 @@ class UserCode:
     @contextmanager
     def _aside(self, *, advance: bool = True) -> Iterator[None]:
         """An evaluation that the plain loop would not make."""
+        before = self._buffer_versions()
         with (
-            undisturbed(self.modules, buffers=False),
+            undisturbed(self.modules, buffers=self._writes_buffers),
             evaluating(self.modules),
             uncompiled(self.modules),
             self.streams.own(self.device, advance=advance),
             torch.no_grad(),
         ):
             yield
+            # a model that counts its calls in a buffer; copies of all would cost others much
+            self._writes_buffers = self._buffer_versions() != before
+
+    def _buffer_versions(self) -> list[int]:
+        # a buffer that is another object after is put back as any attribute is
+        return [
+            0 if buffer.is_inference() else buffer._version
+            for root in self.modules
+            for buffer in root.buffers()
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """The random streams, and what trying the loss has told."""

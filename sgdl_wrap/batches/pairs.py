@@ -210,5 +210,6 @@ def _describe(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"{type(batch).__name__} with keys {sorted(map(str, batch))}"
     if isinstance(batch, (tuple, list)):
-        return f"{type(batch).__name__} of ({', '.join(map(_describe, batch))})"
+        more = f", and {len(batch) - 8} more" if len(batch) > 8 else ""
+        return f"{type(batch).__name__} of ({', '.join(map(_describe, batch[:8]))}{more})"
     return type(batch).__name__

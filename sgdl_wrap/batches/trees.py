@@ -7,6 +7,7 @@ understood, tensors and numpy arrays are their leaves; anything else is kept as 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgdl_wrap.errors import StateError
+from sgdl_wrap.errors import DenoiserWarning, StateError
 
 LeafFn = Callable[[Any], Any]
 _PLAIN = (type(None), bool, int, float, str)
@@ -36,12 +37,38 @@ def map_arrays(tree: Any, change: LeafFn, depth: int = _DEPTH) -> Any:
         for name, value in tree.items():
             new[name] = map_arrays(value, change, depth - 1)
         return new
-    if hasattr(tree, "__dict__"):
-        new = copy.copy(tree)
-        for name, value in vars(tree).items():
-            new.__dict__[name] = map_arrays(value, change, depth - 1)
-        return new
-    return tree
+    attributes = _attributes(tree)
+    if attributes is None:
+        return tree
+    return _with_attributes(
+        tree, {name: map_arrays(value, change, depth - 1) for name, value in attributes.items()}
+    )
+
+
+def _attributes(tree: Any) -> dict[str, Any] | None:
+    """What a plain object holds, in its dict or in slots; None of what has neither."""
+    declared = [getattr(kind, "__slots__", ()) for kind in type(tree).__mro__]
+    slots = [
+        name
+        for names in declared
+        for name in ((names,) if isinstance(names, str) else names)
+        if name not in ("__dict__", "__weakref__") and hasattr(tree, name)
+    ]
+    if not slots and not hasattr(tree, "__dict__"):
+        return None
+    return {**{name: getattr(tree, name) for name in slots}, **getattr(tree, "__dict__", {})}
+
+
+def _with_attributes(tree: Any, values: dict[str, Any]) -> Any:
+    """A copy of a plain object with other values; a frozen one, too."""
+    new = copy.copy(tree)
+    own = getattr(new, "__dict__", {})
+    for name, value in values.items():
+        if name in own:
+            own[name] = value
+        else:
+            object.__setattr__(new, name, value)
+    return new
 
 
 def arrays_of(tree: Any) -> list[Any]:
@@ -86,12 +113,15 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
     """
     if isinstance(tree, Tensor):
         return tree.detach().clone()
+    if isinstance(tree, np.ndarray) and tree.dtype.kind == "U":
+        return {"kind": "text", "value": tree.tolist()}
     if isinstance(tree, (np.ndarray, np.generic)):
         try:
             value = torch.from_numpy(np.array(tree))  # a copy, native and contiguous
         except TypeError as error:
             raise StateError(
-                f"Expected numeric arrays in a batch, got {tree.dtype}. Keep ids as integers."
+                f"Expected arrays of numbers or text in a batch, got {tree.dtype}. Keep ids as "
+                "integers."
             ) from error
         return {"kind": "ndarray" if isinstance(tree, np.ndarray) else "scalar", "value": value}
     if isinstance(tree, _PLAIN):
@@ -106,8 +136,9 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
         return {"kind": type(tree).__name__, "value": [pack(value, depth - 1) for value in tree]}
     if isinstance(tree, dict) and all(isinstance(name, (str, int)) for name in tree):
         return {"kind": "dict", "value": {n: pack(value, depth - 1) for n, value in tree.items()}}
-    if hasattr(tree, "__dict__") and not callable(tree):
-        return {"kind": "object", "value": {n: pack(v, depth - 1) for n, v in vars(tree).items()}}
+    attributes = None if callable(tree) else _attributes(tree)
+    if attributes is not None:
+        return {"kind": "object", "value": {n: pack(v, depth - 1) for n, v in attributes.items()}}
     raise StateError(
         f"Expected a batch of arrays, plain values and containers of them, got a "
         f"{type(tree).__name__} inside. Keep batches to such values."
@@ -126,18 +157,23 @@ def unpack(packed: Any, like: Any) -> Any:
     kind, value = packed["kind"], packed["value"]
     if kind == "plain":
         return value
+    if kind == "text":
+        return np.array(value)
     if kind == "ndarray":
         return value.cpu().numpy()
     if kind == "scalar":
         return value.cpu().numpy()[()]
     names = value if isinstance(value, dict) else range(len(value))
     if kind == "object":
-        if not hasattr(like, "__dict__") or set(names) - set(vars(like)):
+        alike = _attributes(like)
+        if alike is None or set(names) - set(alike):
             raise _other_structure(kind, like)
-        new = copy.copy(like)
-        for name in names:
-            new.__dict__[name] = unpack(value[name], vars(like)[name])
-        return new
+        return _with_attributes(like, {n: unpack(part, alike[n]) for n, part in value.items()})
+    if kind == "list":  # of any length, as lists of ragged lists are
+        if not isinstance(like, list):
+            raise _other_structure(kind, like)
+        return [unpack(part, like[min(i, len(like) - 1)] if like else None)
+                for i, part in enumerate(value)]  # fmt: skip
     try:
         children = {name: unpack(value[name], like[name]) for name in names}
     except (KeyError, IndexError, TypeError) as error:
@@ -154,7 +190,23 @@ def unpack(packed: Any, like: Any) -> Any:
         if not hasattr(like, "_fields") or len(like._fields) != len(values):
             raise _other_structure(kind, like)
         return type(like)(*values)
-    return tuple(values) if kind == "tuple" else values
+    return tuple(values)
+
+
+def doubt_storable(batch: Any) -> None:
+    """Warns of a batch that no state can hold.
+
+    Warns:
+        DenoiserWarning: something that :func:`pack` refuses.
+    """
+    try:
+        pack(batch)
+    except StateError as error:
+        warnings.warn(
+            f"{error} This one trains, but state_dict() will fail once Phase II has begun.",
+            DenoiserWarning,
+            stacklevel=5,
+        )
 
 
 def _other_structure(kind: str, like: Any) -> StateError:
