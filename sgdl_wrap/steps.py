@@ -237,6 +237,7 @@ class Steps:
         """
         lookahead, where = self._user_code.lookahead, self._epochs.where()
         looks_ahead = not self._config.audit_only
+        learns = looks_ahead and self._config.denoising_learning
         untried = looks_ahead and (lookahead is None or self._user_code.sliceable is None)
         if untried or not self._read_one:
             samples = identified(pairs, self._interactions, where)
@@ -244,9 +245,11 @@ class Steps:
             check_own_pairs(self._ranks, samples, where)
             if not self._read_one:
                 doubt_unknown(samples, where)
-                if looks_ahead:
+                if learns:
                     doubt_storable(batch)
         if not looks_ahead:
+            if not self._read_one:
+                self._user_code.losses_aside(batch, len(pairs))
             self._read_one = True
             return None
         lookahead = self._user_code.prepare(batch, len(pairs))

@@ -55,7 +55,8 @@ class UserCode:
         self.added = AddedTime()
         self.lookahead: Lookahead | None = None
         self.sliceable: bool | None = None
-        self._writes_buffers = True  # in evaluation mode, until an evaluation has shown otherwise
+        # whether scores, and losses, write to buffers in evaluation mode, as far as was seen
+        self._writes_buffers: dict[str, bool] = {}
 
     @property
     def device(self) -> torch.device:
@@ -85,14 +86,14 @@ class UserCode:
 
     def losses_aside(self, batch: Any, size: int | None) -> Tensor:
         """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
-        with self._aside(advance=False):
+        with self._aside("losses", advance=False):
             losses = self.loss_fn(self.model, batch)
             check_losses(losses, size, "this batch")
         return losses
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of pairs in evaluation mode, (K,), without graph; a single one may be a scalar."""
-        with self._aside():
+        with self._aside("scores"):
             users, items = users.to(self.device), items.to(self.device)
             if self._score_fn is None:
                 scores: Tensor = self.model(users, items)
@@ -131,19 +132,22 @@ class UserCode:
         return lookahead
 
     @contextmanager
-    def _aside(self, *, advance: bool = True) -> Iterator[None]:
+    def _aside(self, what: str, *, advance: bool = True) -> Iterator[None]:
         """An evaluation that the plain loop would not make."""
         before = self._buffer_versions()
+        # the first time, and for a model that counts its calls in a buffer, say
+        copies = self._writes_buffers.get(what, True)
         with (
-            undisturbed(self.modules, buffers=self._writes_buffers),
+            undisturbed(self.modules, buffers=copies) as restored,
             evaluating(self.modules),
             uncompiled(self.modules),
             self.streams.own(self.device, advance=advance),
             torch.no_grad(),
         ):
             yield
-            # a model that counts its calls in a buffer; copies of all would cost others much
-            self._writes_buffers = self._buffer_versions() != before
+            moved = self._buffer_versions() != before
+        wrote = moved or bool(restored)
+        self._writes_buffers[what] = wrote or self._writes_buffers.get(what, False)
 
     def _buffer_versions(self) -> list[int]:
         # a buffer that is another object after is put back as any attribute is

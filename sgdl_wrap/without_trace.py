@@ -26,7 +26,7 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterator[None]:
+def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterator[list[Tensor]]:
     """Buffers and plain attributes of modules are as before after a run in between.
 
     An autocast around it keeps no cast of a parameter from before or inside: one of other values,
@@ -34,7 +34,12 @@ def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterat
 
     Args:
         buffers: False where nothing writes to them, as in evaluation mode.
+
+    Yields:
+        A list that has the buffers that were put back, after. Others are not written to: a graph
+        of before may need them as they are.
     """
+    restored: list[Tensor] = []
     kept = []
     copies = []
     for module in (module for root in modules for module in root.modules()):
@@ -44,7 +49,7 @@ def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterat
             copies += [(b, b.detach().clone()) for b in strided if b.layout == torch.strided]
     torch.clear_autocast_cache()
     try:
-        yield
+        yield restored
     finally:
         torch.clear_autocast_cache()
         for now, before in kept:
@@ -54,7 +59,9 @@ def undisturbed(modules: Sequence[nn.Module], *, buffers: bool = True) -> Iterat
                     del now[name]
         with torch.no_grad():
             for buffer, copy in copies:
-                buffer.copy_(copy)
+                if not torch.equal(buffer, copy):
+                    buffer.copy_(copy)
+                    restored.append(buffer)
 
 
 @contextmanager

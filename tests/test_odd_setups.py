@@ -17,6 +17,7 @@ from sgdl_wrap import (
     BatchError,
     DenoiserConfig,
     DenoiserWarning,
+    LossError,
     OptimizerError,
     Phase,
     SelfGuidedDenoiser,
@@ -176,9 +177,52 @@ class Counting(Factors):
         return scores
 
 
+class CountingInPlace(Counting):
+    """Writes past autograd's notice, and reads a buffer that nobody writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(4))
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        self.calls.data.add_(1)
+        return (self.user(users) * self.item(items) * self.temperature).sum(-1)
+
+
+class CountingAndReading(CountingInPlace):
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        self.calls += 1
+        return (self.user(users) * self.item(items) * self.temperature).sum(-1)
+
+
+def test_buffers_that_a_graph_needs_are_not_written_to_by_scoring() -> None:
+    def bce(model: nn.Module, batch: Any) -> Tensor:
+        users, items, labels = batch
+        return F.binary_cross_entropy_with_logits(model(users, items), labels, reduction="none")
+
+    wrapped = denoiser(made(CountingAndReading), bce)
+    for number in range(6):
+        for users, items, negatives in epoch(number):
+            labels = torch.cat([torch.ones(len(users)), torch.zeros(len(users))])
+            train(wrapped, [(users.repeat(2), torch.cat([items, negatives]), labels)])
+    assert wrapped.phase is Phase.SELF_GUIDED
+
+
+def test_losses_aside_are_watched_apart_from_scores() -> None:
+    model = made(Counting)
+    wrapped = denoiser(model, score_fn=lambda m, u, i: (m.user(u) * m.item(i)).sum(-1))
+    before = model.calls.clone()
+    for _ in range(2):
+        wrapped.sample_weights(epoch(0)[0])
+    assert torch.equal(model.calls, before)
+
+
 @pytest.mark.parametrize("chunk", [2**18, 64])
-def test_a_buffer_that_scoring_writes_is_as_in_the_plain_loop(chunk: int) -> None:
-    model, plain = made(Counting), made(Counting)
+@pytest.mark.parametrize("kind", [Counting, CountingInPlace, CountingAndReading])
+def test_a_buffer_that_scoring_writes_is_as_in_the_plain_loop(
+    chunk: int, kind: type[nn.Module]
+) -> None:
+    model, plain = made(kind), made(kind)
     config = DenoiserConfig(history_length=10, ranking_chunk=chunk)
     wrapped = denoiser(model, config=config)
     optimizer = adam(plain)
@@ -211,6 +255,15 @@ def test_an_audit_asks_nothing_of_the_loss_that_it_does_not_need() -> None:
         train(wrapped, epoch(number))
     assert wrapped.phase is Phase.MEMORIZATION
     assert np.isfinite(np.asarray(wrapped.report()["suspicion"])).any()
+
+
+def test_an_audit_tries_the_loss_on_its_example() -> None:
+    audit = DenoiserConfig(history_length=1, audit_only=True)
+    with pytest.raises(LossError, match="got a scalar"):
+        denoiser(
+            Factors(), lambda model, batch: bpr(model, batch).mean(), config=audit,
+            example_batch=epoch(0)[0],
+        )  # fmt: skip
 
 
 def test_an_audit_refuses_a_first_batch_of_strangers() -> None:
@@ -285,10 +338,11 @@ def pairs(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     [
         lambda n, seed: {"genres": [[1] * (1 + (k + seed) % 3) for k in range(n)]},
         lambda n, seed: {"title": [f"t{k}" for k in range(n)]},
+        lambda n, seed: {"title": list(np.array([f"t{k}" for k in range(n)]))},
         lambda n, seed: {"rows": [torch.ones(1 + k % 2) for k in range(n)]},
         lambda n, seed: {"title": np.array([f"t{k}" for k in range(n)])},
     ],
-    ids=["ragged", "strings", "tensors", "text array"],
+    ids=["ragged", "strings", "numpy strings", "tensors", "text array"],
 )
 def test_batches_with_lists_and_text_are_resumed(tmp_path: Any, more: Callable[..., Any]) -> None:
     def batches(seed: int) -> list[dict[str, Any]]:
@@ -318,6 +372,28 @@ def test_a_batch_that_no_state_can_hold_is_told_of_at_once(inside: Any) -> None:
     wrapped = denoiser(Factors(), named, pair_fn=pairs)
     with pytest.warns(DenoiserWarning, match=r"state_dict\(\) will fail once Phase II has begun"):
         wrapped.before_step(with_more(epoch(0)[0], inside=inside))
+
+
+def test_what_is_never_stored_is_not_told_of() -> None:
+    config = DenoiserConfig(history_length=1, noise_rate=0.9, denoising_learning=False)
+    wrapped = denoiser(Factors(), named, pair_fn=pairs, config=config)
+    for number in range(2):
+        train(wrapped, [with_more(batch, inside={1, 2}) for batch in epoch(number)])
+    assert wrapped.phase is Phase.SELF_GUIDED
+    wrapped.state_dict()
+
+
+def test_a_list_of_fewer_columns_is_another_loader() -> None:
+    def loss_fn(model: nn.Module, batch: list[Tensor]) -> Tensor:
+        return -F.logsigmoid(model(batch[0], batch[1]))
+
+    wrapped = denoiser(Factors(), loss_fn)
+    for number in range(2):
+        train(wrapped, [list(batch) for batch in epoch(number)])
+    resumed = denoiser(Factors(), loss_fn)
+    resumed.load_state_dict(wrapped.state_dict())
+    with pytest.raises(StateError, match="Resume with the same data loader"):
+        train(resumed, [list(batch)[:2] for batch in epoch(3)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

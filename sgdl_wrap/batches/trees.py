@@ -115,6 +115,8 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
         return tree.detach().clone()
     if isinstance(tree, np.ndarray) and tree.dtype.kind == "U":
         return {"kind": "text", "value": tree.tolist()}
+    if isinstance(tree, np.str_):
+        return {"kind": "plain", "value": str(tree)}
     if isinstance(tree, (np.ndarray, np.generic)):
         try:
             value = torch.from_numpy(np.array(tree))  # a copy, native and contiguous
@@ -145,8 +147,11 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
     )
 
 
-def unpack(packed: Any, like: Any) -> Any:
+def unpack(packed: Any, like: Any, *, inside: bool = False) -> Any:
     """The batch that :func:`pack` stored; `like` is any batch of the same structure.
+
+    Args:
+        inside: whether this is a part of a batch: a list there may have any length.
 
     Raises:
         StateError: `like` is structured otherwise.
@@ -168,14 +173,17 @@ def unpack(packed: Any, like: Any) -> Any:
         alike = _attributes(like)
         if alike is None or set(names) - set(alike):
             raise _other_structure(kind, like)
-        return _with_attributes(like, {n: unpack(part, alike[n]) for n, part in value.items()})
-    if kind == "list":  # of any length, as lists of ragged lists are
-        if not isinstance(like, list):
+        return _with_attributes(
+            like, {n: unpack(part, alike[n], inside=True) for n, part in value.items()}
+        )
+    if kind == "list":
+        if not isinstance(like, list) or (len(value) > len(like) and not inside):
             raise _other_structure(kind, like)
-        return [unpack(part, like[min(i, len(like) - 1)] if like else None)
-                for i, part in enumerate(value)]  # fmt: skip
+        last = like[-1] if like else None  # ragged lists: any element tells the types
+        alike_parts = [*like, *[last] * (len(value) - len(like))]
+        return [unpack(p, a, inside=True) for p, a in zip(value, alike_parts, strict=False)]
     try:
-        children = {name: unpack(value[name], like[name]) for name in names}
+        children = {name: unpack(value[name], like[name], inside=True) for name in names}
     except (KeyError, IndexError, TypeError) as error:
         raise _other_structure(kind, like) from error
     if kind == "dict":
