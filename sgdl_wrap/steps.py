@@ -235,23 +235,21 @@ class Steps:
 
         None with `audit_only`, which has no lookahead, and asks nothing of the loss for one.
         """
-        lookahead, where = self._user_code.lookahead, self._epochs.where()
-        looks_ahead = not self._config.audit_only
-        learns = looks_ahead and self._config.denoising_learning
-        untried = looks_ahead and (lookahead is None or self._user_code.sliceable is None)
-        if untried or not self._read_one:
+        first, where = not self._read_one, self._epochs.where()
+        audits = self._config.audit_only
+        if first or (self._user_code.sliceable is None and not audits):
             samples = identified(pairs, self._interactions, where)
             refuse_unknown(samples, where)
             check_own_pairs(self._ranks, samples, where)
-            if not self._read_one:
+            if first:
                 doubt_unknown(samples, where)
-                if learns:
-                    doubt_storable(batch)
-        if not looks_ahead:
-            if not self._read_one:
+        if audits:
+            if first:
                 self._user_code.losses_aside(batch, len(pairs))
             self._read_one = True
             return None
+        if first and self._config.denoising_learning:
+            doubt_storable(batch)
         lookahead = self._user_code.prepare(batch, len(pairs))
         self._read_one = True
         check_guidance_fits(

@@ -26,40 +26,15 @@ from sgdl_wrap import (
     load_checkpoint,
     save_checkpoint,
 )
-from tests.models_zoo import assert_identical, seeded
+from tests.models_zoo import assert_identical
+from tests.small_factors import N_ITEMS, N_USERS, SOON, Factors, batches, bpr, interactions, made
 
-N_USERS, N_ITEMS = 20, 30
-SOON = DenoiserConfig(history_length=1, noise_rate=0.9)  # Phase II after the first epoch
-USERS = torch.arange(N_USERS).repeat_interleave(4)
-ITEMS = (3 * USERS + torch.arange(4).repeat(N_USERS) * 7) % N_ITEMS
+USERS, ITEMS = interactions()
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-class Factors(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.user, self.item = nn.Embedding(N_USERS, 4), nn.Embedding(N_ITEMS, 4)
-
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        return (self.user(users) * self.item(items)).sum(-1)
-
-
-def bpr(model: nn.Module, batch: Any) -> Tensor:
-    users, items, negatives = batch
-    return -F.logsigmoid(model(users, items) - model(users, negatives))
-
-
 def epoch(seed: int) -> list[Batch]:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(USERS), generator=generator).split(16)
-    return [
-        (USERS[r], ITEMS[r], torch.randint(N_ITEMS, (len(r),), generator=generator)) for r in rows
-    ]
-
-
-def made(kind: type[nn.Module]) -> Any:
-    with seeded(0):
-        return kind()
+    return batches(32, seed)
 
 
 def adam(*modules: nn.Module) -> torch.optim.Optimizer:
@@ -268,7 +243,9 @@ def test_an_audit_tries_the_loss_on_its_example() -> None:
 
 def test_an_audit_refuses_a_first_batch_of_strangers() -> None:
     wrapped = denoiser(Factors(), config=DenoiserConfig(history_length=1, audit_only=True))
-    strange = (USERS[:3], (ITEMS[:3] + 1) % N_ITEMS, ITEMS[:3])
+    known = set(zip(USERS.tolist(), ITEMS.tolist(), strict=True))
+    items = torch.tensor([i for i in range(N_ITEMS) if (0, i) not in known])
+    strange = (torch.zeros_like(items), items, items)
     with pytest.raises(BatchError):
         wrapped.before_step(strange)
 
@@ -345,7 +322,7 @@ def pairs(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     ids=["ragged", "strings", "numpy strings", "tensors", "text array"],
 )
 def test_batches_with_lists_and_text_are_resumed(tmp_path: Any, more: Callable[..., Any]) -> None:
-    def batches(seed: int) -> list[dict[str, Any]]:
+    def of_epoch(seed: int) -> list[dict[str, Any]]:
         return [with_more(b, **more(len(b[0]), seed)) for b in epoch(seed)]
 
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer, SelfGuidedDenoiser]:
@@ -354,14 +331,14 @@ def test_batches_with_lists_and_text_are_resumed(tmp_path: Any, more: Callable[.
         return model, optimizer, denoiser(model, named, optimizer, pair_fn=pairs)
 
     model, optimizer, wrapped = fresh()
-    train(wrapped, batches(0))
-    train(wrapped, batches(1))
-    train(wrapped, batches(2)[:2])
+    train(wrapped, of_epoch(0))
+    train(wrapped, of_epoch(1))
+    train(wrapped, of_epoch(2)[:2])
     assert wrapped.phase is Phase.SELF_GUIDED
     save_checkpoint(tmp_path / "c.pt", denoiser=wrapped, model=model, optimizer=optimizer)
     model_2, optimizer_2, resumed = fresh()
     load_checkpoint(tmp_path / "c.pt", denoiser=resumed, model=model_2, optimizer=optimizer_2)
-    small = [{name: value[:3] for name, value in b.items()} for b in batches(3)]
+    small = [{name: value[:3] for name, value in b.items()} for b in of_epoch(3)]
     for run in (wrapped, resumed):
         train(run, small)
     assert_identical(model.state_dict(), model_2.state_dict())

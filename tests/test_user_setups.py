@@ -24,20 +24,8 @@ from sgdl_wrap import (
     UnsupportedModelError,
 )
 from sgdl_wrap.self_guided.lookahead import Lookahead
-from tests.models_zoo import assert_identical, seeded, snapshot
-
-N_USERS, N_ITEMS = 20, 30
-SOON = DenoiserConfig(history_length=1, noise_rate=0.9)  # Phase II after the first epoch
-
-
-class Factors(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.user = nn.Embedding(N_USERS, 4)
-        self.item = nn.Embedding(N_ITEMS, 4)
-
-    def forward(self, users: Tensor, items: Tensor) -> Tensor:
-        return (self.user(users) * self.item(items)).sum(-1)
+from tests.models_zoo import assert_identical, snapshot
+from tests.small_factors import N_ITEMS, N_USERS, SOON, Factors, batches, bpr, interactions, made
 
 
 class Counting(Factors):
@@ -68,26 +56,6 @@ class Scaled(nn.Module):
         return self.scale * bpr(model, batch) / self.temperature
 
 
-def bpr(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    users, positives, negatives = batch
-    return F.softplus(model(users, negatives) - model(users, positives))
-
-
-def interactions() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    cells = torch.randperm(N_USERS * N_ITEMS, generator=generator)[:160].sort().values
-    return cells // N_ITEMS, cells % N_ITEMS
-
-
-def batches(size: int, seed: int = 1) -> list[tuple[Tensor, Tensor, Tensor]]:
-    users, items = interactions()
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(users), generator=generator).split(size)
-    return [
-        (users[r], items[r], torch.randint(N_ITEMS, (len(r),), generator=generator)) for r in rows
-    ]
-
-
 def build(
     model: nn.Module, loss: Callable[..., Tensor] = bpr, config: DenoiserConfig = SOON, **more: Any
 ) -> SelfGuidedDenoiser:
@@ -106,11 +74,6 @@ def train(denoiser: SelfGuidedDenoiser, epochs: int, size: int = 40) -> None:
             denoiser.before_step(batch)
             denoiser.step(batch)
         denoiser.end_epoch()
-
-
-def made(kind: type[nn.Module]) -> Any:
-    with seeded(3):
-        return kind()
 
 
 def test_half_precision_models_run_through_both_phases() -> None:
