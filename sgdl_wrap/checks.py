@@ -240,8 +240,8 @@ def check_guidance_fits(
         BatchError: such a batch; nothing was changed.
     """
     most = config.max_guidance_batch
-    guides = config.denoising_learning and not config.audit_only
-    if guides and sliceable is False and most is not None and size > most:
+    too_large = most is not None and size > most
+    if config.denoising_learning and sliceable is False and too_large:
         raise BatchError(
             f"Expected at most max_guidance_batch={most} samples in a batch whose rows have other "
             f"losses alone, got {size} in {where}: guidance evaluates all of it at once. Make "

@@ -11,10 +11,14 @@ from examples.interaction_data import InteractionData
 from examples.reproduction.grids import BENCHES, Trial
 from sgdl_wrap import DenoiserConfig
 
+# By name of a method or a model, 1 where it is not named. Raise it where a change of the code
+# changes what the runs come to: finished runs of another revision do not count any more.
+REVISIONS: dict[str, int] = {}
+
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All that decides the outcome of a run, but for the code that runs it."""
+    """All that decides the outcome of a run, but for the code that runs it, see `REVISIONS`."""
 
     data: str
     """As `fingerprint` gives it: a name, and a digest of the interactions."""
@@ -38,6 +42,11 @@ class RunSettings:
         text = json.dumps(asdict(self), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.model}-{self.condition}-{self.method}-seed{self.seed}-{digest}"
+
+    @property
+    def revisions(self) -> dict[str, int]:
+        """Of the code of its model and of its method."""
+        return {name: REVISIONS.get(name, 1) for name in (self.model, self.method)}
 
 
 def settings_of(

@@ -34,6 +34,8 @@ class ResultStore:
     def get(self, settings: RunSettings) -> RunResult | None:
         """The result of a run with just these settings, None where there is none.
 
+        One of another revision of the model's or the method's code is none: it is made again.
+
         Raises:
             ResultFileError: there is a file, damaged or of another kind.
         """
@@ -44,7 +46,10 @@ class ResultStore:
                 return None
             try:
                 record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-                self._read[key] = RunResult(**record["result"])
+                result = RunResult(**record["result"])
+                if not _is_current(record.get("revisions", {}), settings):
+                    return None
+                self._read[key] = result
             except (ValueError, KeyError, TypeError) as error:
                 raise ResultFileError(
                     f"Expected a finished run in {path}, got a file that does not read as one "
@@ -57,7 +62,12 @@ class ResultStore:
     ) -> None:
         """Writes a finished run, with the code and the versions that it came from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"settings": asdict(settings), "result": result, "provenance": provenance}
+        record = {
+            "settings": asdict(settings),
+            "revisions": settings.revisions,
+            "result": result,
+            "provenance": provenance,
+        }
         path = self._path(settings.key)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -71,6 +81,11 @@ class ResultStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
+
+
+def _is_current(revisions: dict[str, int], settings: RunSettings) -> bool:
+    # files older than this entry are of the first revision
+    return all(revisions.get(name, 1) == now for name, now in settings.revisions.items())
 
 
 def _no_number(text: str) -> float:

@@ -10,7 +10,7 @@ from results import PROVENANCE, made_up, put
 
 from examples.reproduction.grids import Trial
 from examples.reproduction.provenance import current_provenance
-from examples.reproduction.run_settings import settings_of
+from examples.reproduction.run_settings import REVISIONS, settings_of
 from examples.reproduction.store import ResultFileError, ResultStore
 
 RUN = settings_of("d", "neumf", "natural", "plain", Trial(0.1, 0.2), 4)
@@ -69,6 +69,39 @@ def test_a_file_that_is_older_than_some_of_the_fields_is_read(tmp_path: Path) ->
         del record["result"][name]
     path.write_text(json.dumps(record))
     assert ResultStore(tmp_path).get(RUN) == made_up(valid=0.25)
+
+
+@pytest.mark.parametrize("name", ["neumf", "plain"])
+def test_runs_of_an_earlier_revision_of_the_code_are_made_again(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(ResultStore(tmp_path), RUN, valid=0.25)
+    monkeypatch.setitem(REVISIONS, name, 2)
+    store = ResultStore(tmp_path)
+    assert store.get(RUN) is None
+    put(store, RUN, valid=0.5)
+    assert store.get(RUN) == made_up(valid=0.5)
+
+
+def test_the_revision_of_another_method_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(ResultStore(tmp_path), RUN)
+    monkeypatch.setitem(REVISIONS, "deca", 2)
+    assert ResultStore(tmp_path).get(RUN) is not None
+
+
+def test_a_file_without_revisions_is_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(ResultStore(tmp_path), RUN, valid=0.25)
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    del record["revisions"]
+    path.write_text(json.dumps(record))
+    assert ResultStore(tmp_path).get(RUN) == made_up(valid=0.25)
+    monkeypatch.setitem(REVISIONS, "plain", 2)
+    assert ResultStore(tmp_path).get(RUN) is None
 
 
 @pytest.mark.parametrize(
