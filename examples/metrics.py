@@ -121,6 +121,11 @@ class FullRanking:
                 "Expected at least one held-out interaction, got none. "
                 "Hold out some interactions to evaluate on."
             )
+        if max(cutoffs) > n_items:
+            raise ValueError(
+                f"Expected at least {max(cutoffs)} items to rank, as many as the largest cutoff, "
+                f"got {n_items}. Take smaller cutoffs or more items."
+            )
         self.cutoffs = cutoffs
         self._n_items = n_items
         if users_at_once is None:

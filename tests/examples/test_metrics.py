@@ -156,6 +156,14 @@ def test_no_held_out_interactions_are_refused() -> None:
         ranking_of([], [], [])
 
 
+def test_a_catalogue_smaller_than_a_cutoff_is_refused() -> None:
+    none = np.array([], dtype=np.int64)
+    held_out = (np.array([0]), np.array([1]))
+    FullRanking(*held_out, masked_users=none, masked_items=none, n_items=20)
+    with pytest.raises(ValueError, match=r"^Expected at least 20 items to rank, .* got 19\."):
+        FullRanking(*held_out, masked_users=none, masked_items=none, n_items=19)
+
+
 def test_model_is_scored_in_evaluation_mode_and_put_back() -> None:
     model = NeuMF(1, 6, dropout=0.9)
     ranking = ranking_of([0], [2], [])
