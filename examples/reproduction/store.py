@@ -47,7 +47,7 @@ class ResultStore:
             try:
                 record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
                 result = RunResult(**record["result"])
-                if not _is_current(record.get("revisions", {}), settings):
+                if not _is_current(dict(record.get("revisions", {})), settings):
                     return None
                 self._read[key] = result
             except (ValueError, KeyError, TypeError) as error:
