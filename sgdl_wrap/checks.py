@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,10 @@ from sgdl_wrap.errors import (
 )
 from sgdl_wrap.memorization.ranking import checked_scores
 
+_TASKS = (
+    "Of several tasks, return the sum for each sample. What is no loss of a sample, hand to "
+    "step(batch, penalty=...)."
+)
 # what a user's function may raise when it does not understand what it is given
 ATTEMPTED = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
 
@@ -262,27 +266,7 @@ def check_losses(losses: object, size: int | None, where: str) -> Tensor:
         LossError: no tensor, a scalar, a wrong length, no graph.
         NonFiniteError: NaN or Inf.
     """
-    expected = "(B,)" if size is None else f"({size},)"
-    if not isinstance(losses, Tensor):
-        raise LossError(
-            f"Expected loss_fn to return a tensor of shape {expected}, got "
-            f"{type(losses).__name__} in {where}. Return unreduced per-sample losses."
-        )
-    if losses.ndim == 0:
-        raise LossError(
-            f"Expected per-sample losses of shape {expected}, got a scalar in {where}. "
-            "Return unreduced losses (reduction='none') from loss_fn."
-        )
-    if losses.ndim != 1 or (size is not None and len(losses) != size):
-        raise LossError(
-            f"Expected per-sample losses of shape {expected}, got {tuple(losses.shape)} in "
-            f"{where}. Return one loss per sample from loss_fn."
-        )
-    if not losses.dtype.is_floating_point or (torch.is_grad_enabled() and not losses.requires_grad):
-        raise LossError(
-            f"Expected losses with a gradient, got {losses.dtype} without one in {where}. "
-            "Compute them from the model that loss_fn is given, outside torch.no_grad()."
-        )
+    losses = check_shape(losses, size, where)
     mean = losses.mean()
     if not math.isfinite(mean.item()):  # one number tells, and waits for a GPU once
         bad = int((~torch.isfinite(losses.detach())).sum())
@@ -292,6 +276,43 @@ def check_losses(losses: object, size: int | None, where: str) -> Tensor:
                 "Skip the batch, lower the learning rate, or look for log(0) in loss_fn."
             )
     return mean
+
+
+def check_shape(losses: object, size: int | None, where: str) -> Tensor:
+    """Per-sample losses, (B,), with their graph.
+
+    Args:
+        losses, size, where: as of :func:`check_losses`.
+
+    Raises:
+        LossError: no tensor, a scalar, a wrong length, no graph.
+    """
+    expected = "(B,)" if size is None else f"({size},)"
+    if not isinstance(losses, Tensor):
+        parts = losses.values() if isinstance(losses, Mapping) else losses
+        tasks = isinstance(parts, Iterable) and any(isinstance(part, Tensor) for part in parts)
+        raise LossError(
+            f"Expected loss_fn to return a tensor of shape {expected}, got "
+            f"{type(losses).__name__} in {where}. "
+            + (_TASKS if tasks else "Return unreduced per-sample losses.")
+        )
+    if losses.ndim == 0:
+        raise LossError(
+            f"Expected per-sample losses of shape {expected}, got a scalar in {where}. "
+            "Return unreduced losses (reduction='none') from loss_fn."
+        )
+    if losses.ndim != 1 or (size is not None and len(losses) != size):
+        tasks = losses.ndim == 2 and losses.shape[1] > 1 and size in (None, len(losses))
+        raise LossError(
+            f"Expected per-sample losses of shape {expected}, got {tuple(losses.shape)} in "
+            f"{where}. " + (_TASKS if tasks else "Return one loss per sample from loss_fn.")
+        )
+    if not losses.dtype.is_floating_point or (torch.is_grad_enabled() and not losses.requires_grad):
+        raise LossError(
+            f"Expected losses with a gradient, got {losses.dtype} without one in {where}. "
+            "Compute them from the model that loss_fn is given, outside torch.no_grad()."
+        )
+    return losses
 
 
 def check_penalty(penalty: object) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -31,9 +32,10 @@ from sgdl_wrap.records import EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
 from sgdl_wrap.self_guided.lookahead import LossFn
-from sgdl_wrap.state import check_header, header
+from sgdl_wrap.state import broken_state_refused, check_header, header
 from sgdl_wrap.steps import Steps
 from sgdl_wrap.user_code import ScoreFn, UserCode
+from sgdl_wrap.without_trace import all_or_nothing, outside_inference_mode
 
 
 class SelfGuidedDenoiser:
@@ -78,6 +80,7 @@ class SelfGuidedDenoiser:
     Source: Gao et al., SIGIR 2022, Sec. 3; docs/method.md leads from each equation to its file.
     """
 
+    @outside_inference_mode
     def __init__(
         self,
         model: nn.Module,
@@ -99,7 +102,9 @@ class SelfGuidedDenoiser:
         self.enabled = enabled
         self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         check_kinds(loss_fn, score_fn, pair_fn, self.config)
-        self._user_code = UserCode(model, loss_fn, score_fn, seed=self.config.seed)
+        self._user_code = UserCode(
+            model, loss_fn, score_fn, seed=self.config.seed, enabled=enabled
+        )
         if enabled:
             check_model(model)
             check_optimizers(self._user_code.modules, self._optimizers)
@@ -154,6 +159,7 @@ class SelfGuidedDenoiser:
         """One `EpochRecord` an epoch, oldest first."""
         return list(self._epochs.history)
 
+    @outside_inference_mode
     def report(self) -> Audit:
         """Every interaction and what is known of it, most suspicious first.
 
@@ -166,6 +172,7 @@ class SelfGuidedDenoiser:
             OrderError: no batch was watched yet, or the denoiser is disabled.
             BatchError, InteractionsError: as `end_epoch`.
         """
+        self._steps.settle()
         self._epochs.write_down()
         return audit(self._epochs.tracker, self._epochs.self_guided)
 
@@ -190,6 +197,12 @@ class SelfGuidedDenoiser:
         """
         if not self.enabled:
             return
+        if torch.is_inference_mode_enabled():
+            raise OrderError(
+                "Expected before_step where a model can be trained, got it inside "
+                "torch.inference_mode(). Train outside of it."
+            )
+        self._steps.settle()
         if self._steps.pending is not None:
             raise OrderError(
                 "Expected step(batch) after before_step(batch), got a second before_step. "
@@ -225,6 +238,8 @@ class SelfGuidedDenoiser:
                 `before_step`.
         """
         with self._user_code.added.adding():
+            if self.enabled and self._steps.pending is None:
+                self._epochs.end_if_full()  # an interrupt may have come between the two
             loss = self._steps.train(batch, penalty)
             self._epochs.end_if_full()
         return loss
@@ -267,6 +282,7 @@ class SelfGuidedDenoiser:
         """Leaves out the batch that before_step was last called with: no step follows it."""
         self._steps.pending = None
 
+    @outside_inference_mode
     def sample_weights(self, batch: Any) -> Tensor:
         """The weights that the batch's samples would have now, (B,), detached.
 
@@ -282,6 +298,7 @@ class SelfGuidedDenoiser:
         """
         return self._steps.weights_now(batch)
 
+    @outside_inference_mode
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
 
@@ -304,6 +321,7 @@ class SelfGuidedDenoiser:
         """
         if not self.enabled:
             return None
+        self._steps.settle()
         if self._steps.pending is not None:
             raise OrderError(
                 "Expected end_epoch after step, got it between before_step and step. "
@@ -314,6 +332,7 @@ class SelfGuidedDenoiser:
 
     # ------------------------------------------------------------------ state
 
+    @outside_inference_mode
     def state_dict(self) -> dict[str, Any]:
         """Everything the denoiser knows, in tensors and plain values.
 
@@ -325,6 +344,7 @@ class SelfGuidedDenoiser:
             BatchError, InteractionsError: as `before_step`; the batches named are left out,
                 and the state can be taken again.
         """
+        self._steps.settle()
         if self._steps.pending is not None:
             raise OrderError(
                 "Expected state_dict between steps, got it between before_step and step. "
@@ -335,9 +355,10 @@ class SelfGuidedDenoiser:
             **header(self.interactions, self.config, self._user_code.model, enabled=self.enabled),
             **rank_header(self._ranks, self.interactions),
             **self._epochs.state_dict(),
-            "user": self._user_code.state_dict(),
+            "user": {**self._user_code.state_dict(), **self._steps.state_dict()},
         }
 
+    @outside_inference_mode
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, bit for bit.
 
@@ -350,8 +371,12 @@ class SelfGuidedDenoiser:
         state = state_of_rank(state, self._ranks, self.interactions)
         model = self._user_code.model
         check_header(state, self.interactions, self.config, model, enabled=self.enabled)
-        self._epochs.load_state_dict(state)
-        self._steps.pending = None
+        changing = self._epochs, self._steps, self._steps.reader, self._user_code
+        with all_or_nothing(*changing, self._user_code.streams):
+            self._epochs.load_state_dict(state)
+            with broken_state_refused():
+                self._user_code.load_state_dict(state["user"])
+                self._steps.load_state_dict(state["user"])
 
     def __getstate__(self) -> Any:
         """Refuses copies and pickles, which would share or lose what is the user's.

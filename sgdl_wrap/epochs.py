@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from sgdl_wrap.batches.backlog import Backlog
+from sgdl_wrap.batches.backlog import Backlog, Reading
 from sgdl_wrap.batches.samples import are_pointwise
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import DenoiserWarning, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
+from sgdl_wrap.memorization.tracker import Averages, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
     Phase,
     TransitionDetector,
@@ -31,10 +32,30 @@ from sgdl_wrap.self_guided.loss_scale import loss_scale
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
 from sgdl_wrap.user_code import UserCode
+from sgdl_wrap.without_trace import all_or_nothing
 
 logger = logging.getLogger("sgdl_wrap")
 
 LEAST_WINDOW = 10  # epochs; what a shorter history says jumps about
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What an epoch's end has found and decided, before any of it is taken.
+
+    Attributes:
+        record: of the epoch.
+        tracker: what is known of each interaction now.
+        self_guided: Phase II; None as long as it has not begun.
+        memorized: |M_t|, over all ranks.
+        verdict: of Eq. 3; None where nothing was to be decided.
+    """
+
+    record: EpochRecord
+    tracker: MemorizationTracker
+    self_guided: SelfGuidedPhase | None
+    memorized: int
+    verdict: Verdict | None = None
 
 
 class Epochs:
@@ -75,6 +96,8 @@ class Epochs:
         self._detector = TransitionDetector(config.noise_rate_shift, config.switch_timeout)
         self.tracker = MemorizationTracker(interactions, config, ranks)
         self.backlog = Backlog()
+        # what the backlog has shown, while it is written down
+        self._read: tuple[Reading, Averages | None] | None = None
         self.self_guided: SelfGuidedPhase | None = None
         self.running = self._new_epoch()
         self.history: list[EpochRecord] = []
@@ -95,14 +118,21 @@ class Epochs:
     @property
     def noise_rate(self) -> float | None:
         """σ̂ of the last epoch of Phase I; None before the first estimate."""
+        return self._noise_rate_of(self.tracker)
+
+    def _noise_rate_of(self, tracker: MemorizationTracker) -> float | None:
         if self._config.noise_rate is not None:
             return self._config.noise_rate
-        return None if self.tracker.mixture is None else self.tracker.mixture.value
+        return None if tracker.mixture is None else tracker.mixture.value
 
     def where(self) -> str:
         """Names the batch in hand in messages."""
-        batch = self.running.batches + self.running.skipped + 1
-        return f"batch {batch} of epoch {len(self.history) + 1}"
+        return f"batch {self.batches + self.running.skipped + 1} of epoch {len(self.history) + 1}"
+
+    @property
+    def batches(self) -> int:
+        """Batches of the epoch under way that were trained on."""
+        return self.running.batches + len(self.backlog.steps)
 
     def start_clocks(self) -> None:
         """Starts the epoch's clocks at its first batch."""
@@ -112,10 +142,21 @@ class Epochs:
     def write_down(self) -> None:
         """Notes the steps of the backlog.
 
+        After an interrupt the next call goes on with what was read: noting it twice is as noting
+        it once.
+
         Raises:
             BatchError, InteractionsError: batches whose pairs are unknown.
         """
-        self.backlog.write_down(self._interactions, self.tracker, self.running)
+        while self.backlog.steps:
+            if self._read is None:
+                reading = self.backlog.read(self._interactions)
+                self._read = reading, self.tracker.averages(reading.visits)
+            reading, averages = self._read
+            self.tracker.note(reading.visits, averages)
+            running, backlog = self.running.after(reading), self.backlog.after(reading)
+            self.running, self.backlog, self._read = running, backlog, None
+            reading.refuse()
         if self._display is not None and self.running.observed:
             self._display.show(len(self.history) + 1, self.phase, self.running.observed)
 
@@ -129,7 +170,6 @@ class Epochs:
                 InteractionsError: as :meth:`SelfGuidedDenoiser.end_epoch`.
         """
         confirms = not self.explicit and bool(self.history)  # an epoch that ended by itself
-        self.explicit = True
         with self._ranks.together():
             self.write_down()
         if not self._ranks.any(self.running.samples > 0):
@@ -140,11 +180,13 @@ class Epochs:
                     "from a checkpoint before it, at a lower learning rate."
                 )
             if self.history:
+                self.explicit = True
                 return self.history[-1]
             raise OrderError(
                 "Expected end_epoch after some batches, got none. "
                 "Call before_step and step on each batch of the loader."
             )
+        self.explicit = True
         return self._end()
 
     def end_if_full(self) -> None:
@@ -154,23 +196,44 @@ class Epochs:
         if self.explicit or most < self.running.ends_at:
             return
         self.write_down()
-        if self.running.observed < self.running.ends_at:
+        running = self.running
+        if running.observed < running.ends_at:
             return
         self._ranks.refuse_own_epoch_end()
-        # should the end fail, its error comes once, and the next try an epoch later
-        self.running.ends_at += self._interactions.rows
-        self._end()
+        try:
+            self._end()
+        except Exception:
+            # the error comes once, and the next try an epoch later
+            running.ends_at += self._interactions.rows
+            raise
 
     def _end(self) -> EpochRecord:
-        phase = self.phase
+        # what an epoch's end finds is made out first, and then taken in one statement
+        with all_or_nothing(self, self._user_code.streams):
+            ended = self._ended()
+            history = [*self.history, ended.record]
+            self.tracker, self.history, self.running, self.self_guided = (
+                ended.tracker, history, self._new_epoch(), ended.self_guided
+            )  # fmt: skip
+        record = ended.record
+        logger.info("%s", epoch_line(record))
+        if self._display is not None:
+            self._display.end(record)
+        self._say(ended)
+        return record
+
+    def _ended(self) -> Ended:
+        """All that the end of the epoch finds and decides; nothing is changed."""
+        phase, self_guided = self.phase, self.self_guided
         with foreign_streams_kept():  # scikit-learn draws from them when it is first imported
             findings = self.tracker.examine(
                 self._user_code.score,
                 with_noise_rate=phase is Phase.MEMORIZATION,
                 on_ranked=RankingLog(),
             )
-        memorized = self.tracker.commit(findings)
-        noise_rate = self.noise_rate
+        tracker = self.tracker.ended(findings)
+        memorized = tracker.memorized()
+        noise_rate = self._noise_rate_of(tracker)
         epoch, added = self.running, self._user_code.added.take()
         on_cpu = self._user_code.device.type == "cpu"
         samples, observed, negatives, loss_sum, weight_sum = self._ranks.sums(
@@ -188,45 +251,52 @@ class Epochs:
             skipped=epoch.skipped,
             plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
         )
-        self.history.append(record)
-        self.running = self._new_epoch()
-        logger.info("%s", epoch_line(record))
-        if self._display is not None:
-            self._display.end(record)
-        if self.self_guided is not None and self.self_guided.config.memorized_data != "switch":
-            steady = self.self_guided.config.memorized_data == "steady"
-            self.self_guided.follow(self.tracker.memorized_ids(steady=steady))
-        if phase is Phase.MEMORIZATION and noise_rate is not None and not self._config.audit_only:
-            pointwise = are_pointwise(int(samples), int(observed), int(negatives))
-            self._decide(record, memorized, noise_rate, findings, pointwise=pointwise)
-        return record
-
-    def _decide(
-        self,
-        record: EpochRecord,
-        memorized: int,
-        noise_rate: float,
-        findings: EpochFindings,
-        *,
-        pointwise: bool,
-    ) -> None:
-        """Begins Phase II where Eq. 3 holds, or the time is out."""
+        ended = Ended(record, tracker, self_guided, memorized)
+        if self_guided is not None:
+            if self_guided.config.memorized_data == "switch":
+                return ended
+            steady = self_guided.config.memorized_data == "steady"
+            following = self_guided.following(tracker.memorized_ids(steady=steady))
+            return replace(ended, self_guided=following)
+        if noise_rate is None or self._config.audit_only:
+            return ended
         verdict = self._detector.decide(
-            epoch=record.epoch,
-            memorized=memorized,
-            total=self._total,
-            noise_rate=noise_rate,
+            epoch=record.epoch, memorized=memorized, total=self._total, noise_rate=noise_rate
         )
-        if verdict is Verdict.STAY:
+        ended = replace(ended, verdict=verdict)
+        if verdict is Verdict.STAY or memorized == 0:
+            return ended
+        pointwise = are_pointwise(int(samples), int(observed), int(negatives))
+        self_guided = self._new_phase(
+            tracker.memorized_ids(), self._config.settled(pointwise=pointwise),
+            [*self.history, record], pointwise=pointwise,
+        )  # fmt: skip
+        tracker.note_switch(findings)
+        return replace(ended, self_guided=self_guided)
+
+    def _say(self, ended: Ended) -> None:
+        """Tells of the switch, of one by time-out, or of one that may never come.
+
+        Raises:
+            SwitchError: the time is out, and there is nothing memorized to begin Phase II with.
+        """
+        record = ended.record
+        if ended.verdict is Verdict.STAY:
             self._say_where_stalled(record)
             return
-        if verdict is Verdict.TIMED_OUT:
-            if memorized == 0:
-                raise SwitchError(
-                    f"Expected memorized interactions at the forced switch after epoch "
-                    f"{record.epoch}, got none. Raise switch_timeout above history_length / 2 = "
-                    f"{self._config.history_length / 2:g} epochs, or train at a higher rate."
-                )
+        if ended.verdict is None:
+            return
+        if ended.self_guided is None:
+            raise SwitchError(
+                f"Expected memorized interactions at the forced switch after epoch "
+                f"{record.epoch}, got none. Raise switch_timeout above history_length / 2 = "
+                f"{self._config.history_length / 2:g} epochs, or train at a higher rate."
+            )
+        logger.info(
+            "Phase II begins after epoch %d: %d memorized, a %s loss", record.epoch,
+            ended.memorized, "pointwise" if ended.self_guided.pointwise else "ranking",
+        )  # fmt: skip
+        if ended.verdict is Verdict.TIMED_OUT:
             warnings.warn(
                 f"Expected the memorized ratio to reach the clean ratio within "
                 f"{self._config.switch_timeout} epochs, got {record.memorized_ratio:.3f} of "
@@ -234,15 +304,6 @@ class Epochs:
                 DenoiserWarning,
                 stacklevel=5,
             )
-        config = self._config.settled(pointwise=pointwise)
-        self.self_guided = self._new_phase(
-            self.tracker.memorized_ids(), config, self.history, pointwise=pointwise
-        )
-        self.tracker.note_switch(findings)
-        logger.info(
-            "Phase II begins after epoch %d: %d memorized, a %s loss",
-            record.epoch, memorized, "pointwise" if pointwise else "ranking",
-        )
 
     def _say_where_stalled(self, record: EpochRecord) -> None:
         """Tells at one epoch of a run, the first that shows it, that the switch may never come."""
@@ -296,7 +357,7 @@ class Epochs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave, and what the user's code drew then.
+        """Takes back what :meth:`state_dict` gave.
 
         Raises:
             StateError: something is missing or of another shape; nothing was changed.
@@ -317,7 +378,6 @@ class Epochs:
                 self_guided.load_state_dict(guided)
             running = RunningEpoch.from_state(state["epoch"])
             explicit = self._explicit_from_the_first or bool(state["explicit_epochs"])
-            self._user_code.load_state_dict(state["user"])
         self.tracker, self.self_guided, self.history = tracker, self_guided, history
         self.running, self.explicit = running, explicit
-        self.backlog = Backlog()
+        self.backlog, self._read = Backlog(), None

@@ -13,19 +13,49 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sgdl_wrap.batches.trees import has_rows, take_rows
+from sgdl_wrap.batches.trees import (
+    arrays_of,
+    detached_copy,
+    has_rows,
+    refuse_written,
+    take_rows,
+)
 from sgdl_wrap.checks import ATTEMPTED, check_losses
 from sgdl_wrap.errors import UnsupportedModelError
+from sgdl_wrap.finite import check_finite
+from sgdl_wrap.plain_state import PlainState
 from sgdl_wrap.random_streams import RandomStreams, foreign_fingerprint
 from sgdl_wrap.self_guided.gradients import gradient_products, vector_jacobian
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.without_trace import evaluating, swapped, undisturbed
 
 _PIECE = 1 << 20  # elements compared at once
+_STEEP = "Look for sqrt(0), log(0) and 0/0 in loss_fn."
+_HOOKED = (
+    "It has a hook that changes its gradient, which has no place at other parameters: clip or "
+    "scale gradients between backward and step (weighted_loss)."
+)
+# what the name of an operation without a second derivative holds, and what to do about it
+_NO_SECOND_DERIVATIVE = (
+    (
+        ("scaled_dot_product", "attention"),
+        "Load the model with attn_implementation=\"eager\", or run attention under "
+        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH).",
+    ),
+    (("embedding_bag",), "Replace EmbeddingBag by Embedding and a sum."),
+    (
+        ("cudnn", "miopen"),
+        "Run nn.GRU and nn.LSTM under torch.backends.cudnn.flags(enabled=False).",
+    ),
+    (
+        ("torch.compile", "aot_autograd", "CompiledFunction"),
+        "Compile modules in place (module.compile()) rather than functions.",
+    ),
+)
 
 
 def check_lookahead(
-    modules: Sequence[nn.Module],
+    roots: Sequence[Any],
     model: nn.Module,
     loss_fn: LossFn,
     lookahead: Lookahead,
@@ -40,13 +70,14 @@ def check_lookahead(
     must agree.
 
     Args:
-        modules: what the loss consists of: the model, and the loss itself where it is a module.
+        roots: what the loss consists of: the model, and the loss itself.
 
     Returns:
         Whether the loss draws from numpy's or Python's global stream.
 
     Raises:
         LossError: the losses themselves are not as they must be.
+        NonFiniteError: NaN or Inf in losses or gradients: this batch tells nothing.
         UnsupportedModelError: the functional model or its second derivative would be wrong.
     """
     generator = torch.Generator().manual_seed(0)
@@ -54,12 +85,16 @@ def check_lookahead(
     theta = lookahead.parameters
     device = theta[0].device
     virtual = [_perturbed(p, generator).requires_grad_() for p in theta]
-    with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
-        before = foreign_fingerprint()
+    with (
+        undisturbed(roots) as kept, swapped(theta, virtual), streams.own(device, advance=False),
+    ):  # fmt: skip
+        before, ours = foreign_fingerprint(), detached_copy(batch)
+        copies = arrays_of(ours)
         with _Precisions() as precisions:
-            reference = loss_fn(model, batch)
+            reference = loss_fn(model, ours)
         draws_foreign = foreign_fingerprint() != before
         check_losses(reference, size, "the first batch")
+        refuse_written(copies, batch, "the first batch")
         ones = torch.ones_like(reference)
         try:
             expected = vector_jacobian(reference, theta, ones, differentiable=False)
@@ -71,18 +106,24 @@ def check_lookahead(
                 "use_reentrant=False."
             ) from error
         reference = reference.detach()
-    with undisturbed(modules), swapped(theta, virtual), streams.own(device, advance=False):
-        again = loss_fn(model, batch).detach()
+    _refuse_written_parameters(kept)
+    check_finite({"gradients of the model": expected}, "the first batch", _STEEP)
+    with undisturbed(roots), swapped(theta, virtual), streams.own(device, advance=False):
+        again = loss_fn(model, detached_copy(batch))
+        check_losses(again, size, "the first batch")
+        again = again.detach()
     tolerance = precisions.tolerance([reference, *theta])
     if not _close(again, reference, tolerance):
         raise UnsupportedModelError(
             f"Expected loss_fn to repeat itself under the same random state, got losses that "
-            f"differ by {_gap(again, reference):.2g}. Draw random numbers from torch's global "
-            "state, or in the data loader."
+            f"differ by {_gap(again, reference):.2g}. It draws or counts in a place that cannot be "
+            "put back: neither in the global streams of torch, numpy and random, nor in the "
+            "attributes of the model and the loss. Draw from one of these streams, or in the data "
+            "loader, and count in an attribute."
         )
     try:
-        with streams.own(device, advance=False):
-            losses = lookahead.losses(virtual, batch)
+        with undisturbed(roots), streams.own(device, advance=False):
+            losses = lookahead.losses(virtual, detached_copy(batch))
     except ATTEMPTED as error:
         raise UnsupportedModelError(
             f"Expected loss_fn to run on the functional twin of {type(model).__name__}, got "
@@ -103,22 +144,17 @@ def check_lookahead(
     except ATTEMPTED as error:
         raise UnsupportedModelError(
             f"Expected a loss that can be differentiated twice, got {type(error).__name__}: "
-            f"{error}. Replace EmbeddingBag by Embedding and a sum, run attention under "
-            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH), and nn.GRU or nn.LSTM on a GPU under "
-            "torch.backends.cudnn.flags(enabled=False). Functions under torch.compile have no "
-            "second derivative: compile modules in place."
+            f"{error}. {_remedy_without_second_derivative(str(error))}"
         ) from error
     finally:
         lookahead.release()
-    for name, here, there in zip(lookahead.names, found, expected, strict=True):
+    for name, here, there, p in zip(lookahead.names, found, expected, theta, strict=True):
         if not _close(here.detach(), there, tolerance):
             raise UnsupportedModelError(
                 f"Expected the functional twin of {type(model).__name__} to give the model's "
                 f"gradients, got a difference of {_gap(here.detach(), there):.2g} in {name!r}. "
-                "Use the parameter through the model that loss_fn is given, and let loss_fn count "
-                "nothing: advance an annealing step in the loop. A hook on a parameter that "
-                "changes its gradient has no place at other parameters: clip or scale gradients "
-                "between backward and step (weighted_loss)."
+                + (_HOOKED if p._backward_hooks else
+                   "Use the parameter through the model that loss_fn is given.")
             )
     pairs = zip(found, direction, strict=True)
     zero = torch.zeros((), dtype=torch.float64, device=device)
@@ -131,7 +167,38 @@ def check_lookahead(
     return draws_foreign
 
 
+def _refuse_written_parameters(kept: PlainState) -> None:
+    """Refuses a loss that writes to parameters: at every evaluation of ours it would do so again.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    written = sorted(
+        name.removeprefix("parameter ")
+        for name in kept.changed | kept.lost
+        if name.startswith("parameter ")
+    )
+    if written:
+        raise UnsupportedModelError(
+            f"Expected loss_fn to read parameters, got {written[0]!r} written to"
+            f"{f' and {len(written) - 1} more' if len(written) > 1 else ''}. Update a momentum "
+            "target, or clip weights, in your loop, after the step."
+        )
+
+
+def _remedy_without_second_derivative(message: str) -> str:
+    """What to do, by the name of the operation that torch has no second derivative of."""
+    for signs, remedy in _NO_SECOND_DERIVATIVE:
+        if any(sign in message for sign in signs):
+            return remedy
+    return (
+        "Replace the operation named by one that has a second derivative. Functions under "
+        "torch.compile have none: compile modules in place."
+    )
+
+
 def is_sliceable(
+    roots: Sequence[Any],
     modules: Sequence[nn.Module],
     model: nn.Module,
     loss_fn: LossFn,
@@ -142,6 +209,9 @@ def is_sliceable(
     """Whether the losses of some rows are those of the rows alone (no in-batch negatives).
 
     None for a batch of one row, which cannot tell.
+
+    Raises:
+        LossError, NonFiniteError: losses of another shape, or such as tell nothing.
     """
     if size < 2:
         return None
@@ -150,16 +220,20 @@ def is_sliceable(
     rows = torch.arange(0, size, 2)
     device = next(model.parameters()).device
     with (
-        undisturbed(modules), evaluating(modules), streams.own(device, advance=False),
+        undisturbed(roots), evaluating(modules), streams.own(device, advance=False),
         _Precisions() as precisions,
     ):  # fmt: skip
-        whole = loss_fn(model, batch).detach()
-    with undisturbed(modules), evaluating(modules), streams.own(device, advance=False):
+        whole = loss_fn(model, detached_copy(batch))
+        check_losses(whole, size, "the first batch")
+        whole = whole.detach()
+    with undisturbed(roots), evaluating(modules), streams.own(device, advance=False):
         try:
-            part = loss_fn(model, take_rows(batch, rows)).detach()
+            part = loss_fn(model, take_rows(batch, rows))
         except ATTEMPTED:
             return False
-    chosen = whole[rows.to(whole.device)]
+    if not isinstance(part, Tensor):
+        return False
+    part, chosen = part.detach(), whole[rows.to(whole.device)]
     return part.shape == chosen.shape and _close(part, chosen, precisions.tolerance([whole]))
 
 

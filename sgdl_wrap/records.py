@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
+from sgdl_wrap.batches.backlog import Reading
 from sgdl_wrap.memorization.transition import Phase
 
 
@@ -82,7 +81,7 @@ class EpochRecord:
 class RunningEpoch:
     """The epoch under way; it ends by itself when `observed` reaches `ends_at`.
 
-    Batches are counted when they are stepped on, the rest when steps are written down.
+    `skipped` is counted when a batch is left out, the rest when steps are written down.
     """
 
     ends_at: int
@@ -103,21 +102,23 @@ class RunningEpoch:
         self._started = time.perf_counter()
         return True
 
-    def add(
-        self,
-        samples: int,
-        observed: int,
-        negatives: int,
-        loss_sums: np.ndarray,
-        weight_sums: np.ndarray,
-    ) -> None:
-        """Counts the samples of steps that were written down; sums are given by step."""
-        self.samples += samples
-        self.observed += observed
-        self.negatives += negatives
-        for loss_sum, weight_sum in zip(loss_sums.tolist(), weight_sums.tolist(), strict=True):
-            self.loss_sum += loss_sum
-            self.weight_sum += weight_sum
+    def after(self, reading: Reading) -> RunningEpoch:
+        """The epoch with the steps that were read."""
+        loss_sum, weight_sum = self.loss_sum, self.weight_sum
+        for loss, weight in zip(
+            reading.loss_sums.tolist(), reading.weight_sums.tolist(), strict=True
+        ):
+            loss_sum += loss
+            weight_sum += weight
+        return replace(
+            self,
+            observed=self.observed + reading.observed,
+            samples=self.samples + reading.samples,
+            negatives=self.negatives + reading.negatives,
+            batches=self.batches + reading.steps,
+            loss_sum=loss_sum,
+            weight_sum=weight_sum,
+        )
 
     def seconds(self) -> float:
         """Wall time since the first batch."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from sgdl_wrap.batches.backlog import StepRecord
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
-from sgdl_wrap.batches.trees import doubt_storable
+from sgdl_wrap.batches.trees import batch_written, doubt_storable, shallow_copy, versions
 from sgdl_wrap.checks import check_guidance_fits, check_optimizers, check_penalty
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.layout import check_own_pairs
@@ -29,9 +30,11 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
 from sgdl_wrap.user_code import UserCode
+from sgdl_wrap.without_trace import all_or_nothing
 
 logger = logging.getLogger("sgdl_wrap")
 
+_GRADIENT = attrgetter("grad")
 _GRADIENT_REMEDY = (
     "Lower the learning rate, clip gradients (weighted_loss), or look for sqrt(0), log(0) and 0/0 "
     "in loss_fn."
@@ -40,19 +43,47 @@ _GRADIENT_REMEDY = (
 
 @dataclass
 class Pending:
-    """A batch between before_step and step."""
+    """A batch between before_step and step, and how far its step has come.
+
+    Attributes:
+        batch: the user's own object.
+        pairs: of its samples.
+        where: names it in messages.
+        samples: which pairs these are; looked up when they are first asked for.
+        losses: with their graph; Phase II computes them in before_step.
+        weights: by the ψ of then.
+        versions: of the parameters, then.
+        error: why it is to be left out at step.
+        failed: whether its step was tried and raised: another batch may take its place.
+        record: what its step is to leave.
+        objective: the loss, without graph.
+        differentiated: whether the graph of the losses is used up.
+        gradients: of the parameters that the optimizers hold, once they are known to be finite.
+        stepped: one entry for each optimizer that has stepped on it.
+    """
 
     batch: Any
     pairs: Pairs
-    samples: Samples | None = None  # looked up when they are first asked for
-    losses: Tensor | None = None  # with graph; Phase II computes them in before_step
+    where: str
+    samples: Samples | None = None
+    losses: Tensor | None = None
     weights: Tensor | None = None
     versions: tuple[int, ...] = ()
-    error: NonFiniteError | None = None  # to be left out at step
+    error: NonFiniteError | None = None
+    failed: bool = False
+    record: StepRecord | None = None
+    objective: Tensor | None = None
+    differentiated: bool = False
+    gradients: list[Tensor | None] | None = None
+    stepped: list[Any] = field(default_factory=list)
 
 
 class Steps:
     """Takes batches from before_step to step, one at a time.
+
+    A call that raises, an interrupt included, leaves what it found, so that it can be made again.
+    What cannot be taken back, the optimizers' steps, is remembered: the same call again goes on
+    after them.
 
     Args:
         user_code: model, loss and scores.
@@ -66,6 +97,8 @@ class Steps:
 
     Attributes:
         pending: the batch between before_step and step.
+        reader: knows the pairs of a batch.
+        tried: whether a first batch has come, and was looked at closely.
     """
 
     def __init__(
@@ -84,12 +117,31 @@ class Steps:
         self._optimizers = optimizers
         self._enabled = enabled
         self._interactions = interactions
-        self._read_pairs = PairReader(pair_fn)
+        self.reader = PairReader(pair_fn)
         self._config = config
         self._ranks = ranks
         self._epochs = epochs
         self.pending: Pending | None = None
-        self._read_one = False
+        self.tried = False
+
+    def settle(self) -> None:
+        """Ends what an interrupt or an error has left: a step that was all but done, or failed."""
+        pending = self.pending
+        if pending is None:
+            return
+        if pending.gradients is not None and len(pending.stepped) == len(self._optimizers):
+            self._finish(pending)
+        elif pending.failed:
+            self.pending = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What batches have told of their layout."""
+        return {"tried": self.tried, "told_apart": self.reader.told_apart}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave; no batch is waiting after."""
+        self.tried, self.reader.told_apart = bool(state["tried"]), bool(state["told_apart"])
+        self.pending = None
 
     def begin(self, batch: Any) -> None:
         """Reads a batch; in Phase II also guides it.
@@ -98,94 +150,118 @@ class Steps:
             BatchError, InteractionsError, LossError, NonFiniteError: as
                 :meth:`SelfGuidedDenoiser.before_step`.
         """
-        pending = Pending(batch, self._read_pairs(batch))
+        pending = Pending(batch, self._read_pairs(batch), self._epochs.where())
+        self_guided = self._epochs.self_guided
+        if self_guided is None:
+            self._prepare(batch, pending.pairs)
+            self.pending = pending
+            return
+        users, learned = self._user_code.moment(), self_guided.moment()
         try:
-            lookahead = self._prepare(batch, pending.pairs)
-            if self._epochs.self_guided is not None and lookahead is not None:
-                self._guide(pending, self._epochs.self_guided, lookahead)
+            with all_or_nothing(self._user_code.streams):
+                self._begin_guided(pending, self_guided)
+            self.pending = pending
+        except NonFiniteError:  # which has dropped the guidance, for good
+            raise
+        except BaseException:
+            users()
+            learned()
+            raise
+
+    def _begin_guided(self, pending: Pending, self_guided: SelfGuidedPhase) -> None:
+        try:
+            lookahead = self._prepare(pending.batch, pending.pairs)
+            if lookahead is not None:
+                self._guide(pending, self_guided, lookahead)
         except NonFiniteError as error:
             if self._config.on_nonfinite == "raise":
                 raise
             pending.error = error
-        self.pending = pending
 
     def try_out(self, batch: Any) -> None:
         """Tries the loss on a batch, as the first one of training would."""
-        self._prepare(batch, self._read_pairs(batch))
+        self._prepare(batch, self._read_pairs(batch), example=True)
 
     def weights_now(self, batch: Any) -> Tensor:
         """Weights of a batch's samples in evaluation mode, (B,), without graph; 1 in Phase I."""
         if self._epochs.self_guided is None:
             return torch.ones_like(self._user_code.losses_aside(batch, None))
-        aside = Pending(batch, self._read_pairs(batch))
+        aside = Pending(batch, self._read_pairs(batch), "this batch")
         losses = self._user_code.losses_aside(batch, len(aside.pairs))
-        weights = self._weights(
-            self._epochs.self_guided, aside, losses, "this batch", alone=True
-        )
+        weights = self._weights(self._epochs.self_guided, aside, losses, alone=True)
         return weights.to(losses.dtype)
 
     def train(self, batch: Any, penalty: Tensor | None) -> Tensor:
         """As :meth:`SelfGuidedDenoiser.step`, but for the end of an epoch."""
-        added = self._user_code.added
-        with added.adding():
-            try:
-                if penalty is not None:
-                    penalty = check_penalty(penalty)
-                objective, record = self._objective(batch)
-                if penalty is not None:
-                    objective = objective + penalty
-                with added.shared():
-                    for optimizer in self._optimizers:
-                        optimizer.zero_grad()
-                    objective.backward()  # type: ignore[no-untyped-call]
-                if record is not None:
-                    weights = {"weights by ψ": [record.weights]}
-                    check_gradients(self._optimizers, record.where, _GRADIENT_REMEDY, weights)
-            except NonFiniteError as error:
-                self._leave_out(error)
+        if not torch.is_grad_enabled():
+            raise OrderError(
+                "Expected step with gradients, got it inside torch.no_grad() or "
+                "torch.inference_mode(). Train outside of them."
+            )
+        if not self._enabled:
+            return self._train_plainly(batch, penalty)
+        pending = self._claimed(batch)
+        try:
+            if not self._has_gradients(pending, penalty):
                 return torch.full((), torch.nan, device=self._user_code.device)
-            if record is not None:
-                self._note(record)
-            with added.shared():
-                for optimizer in self._optimizers:
-                    optimizer.step()
-        return objective.detach()
+            with self._user_code.added.shared():
+                for optimizer in self._optimizers[len(pending.stepped) :]:
+                    pending.stepped.append(optimizer.step())
+        except BaseException:
+            pending.failed = True
+            raise
+        return self._finish(pending)
 
     def weighted_loss(self, batch: Any) -> Tensor:
         """As :meth:`SelfGuidedDenoiser.weighted_loss`."""
-        with self._user_code.added.adding():
-            try:
-                objective, record = self._objective(batch)
-                if record is not None and record.weights is not None:
-                    weights = {"weights by ψ": [record.weights]}
-                    check_finite(weights, record.where, _GRADIENT_REMEDY)
-            except NonFiniteError as error:
-                self._leave_out(error)
-                return torch.zeros((), device=self._user_code.device, requires_grad=True)
-            if record is not None:
-                self._note(record)
-        return objective
+        return self.plain_and_weighted_loss(batch)[1]
 
     def plain_and_weighted_loss(self, batch: Any) -> tuple[Tensor, Tensor]:
         """As :meth:`SelfGuidedDenoiser.plain_and_weighted_loss`."""
-        losses = None if self.pending is None else self.pending.losses
-        weighted = self.weighted_loss(batch)
-        if losses is None or weighted.is_leaf:  # Phase I, or left out
-            return weighted, weighted
-        return losses.mean(), weighted
+        if not self._enabled:
+            plain = self._user_code.losses(batch, None, "this batch")[1]
+            return plain, plain
+        pending = self._claimed(batch)
+        users = self._before_forward(pending)
+        try:
+            objective, record = self._objective(pending)
+            if record.weights is not None:
+                weights = {"weights by ψ": [record.weights]}
+                check_finite(weights, record.where, _GRADIENT_REMEDY)
+            both = objective, objective
+            if pending.losses is not None:
+                both = pending.losses.mean(), objective
+            pending.record = record
+            self._finish(pending)
+        except NonFiniteError as error:
+            self._leave_out(pending, error)
+            none = torch.zeros((), device=self._user_code.device, requires_grad=True)
+            return none, none
+        except BaseException:
+            pending.failed = True
+            users()
+            raise
+        return both
 
     # ------------------------------------------------------------------ of a step
 
-    def _objective(self, batch: Any) -> tuple[Tensor, StepRecord | None]:
-        """The weighted loss with its graph, and what is to be noted if all goes well.
+    def _train_plainly(self, batch: Any, penalty: Tensor | None) -> Tensor:
+        objective = self._user_code.losses(batch, None, "this batch")[1]
+        if penalty is not None:
+            objective = objective + check_penalty(penalty)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return objective.detach()
 
-        Of plain training, nothing is noted.
+    def _claimed(self, batch: Any) -> Pending:
+        """The batch that before_step was called with.
 
         Raises:
-            OrderError, LossError, NonFiniteError: as :meth:`SelfGuidedDenoiser.step`.
+            OrderError: none, or another.
         """
-        if not self._enabled:
-            return self._user_code.losses(batch, None, "this batch")[1], None
         pending = self.pending
         if pending is None:
             raise OrderError(
@@ -197,13 +273,73 @@ class Steps:
                 "Expected step on the batch that before_step was called with, got another. "
                 "Pass the same object to both."
             )
-        self.pending = None  # an error below leaves no half-done batch behind
+        return pending
+
+    def _has_gradients(self, pending: Pending, penalty: Tensor | None) -> bool:
+        """Takes the gradients of the weighted loss, and looks at them; False: it is left out.
+
+        Raises:
+            OrderError, LossError, NonFiniteError: as :meth:`SelfGuidedDenoiser.step`.
+        """
+        try:
+            if pending.gradients is None:
+                self._differentiate(pending, penalty)
+            else:  # an interrupt came after the backward
+                for p, gradient in zip(self._held(), pending.gradients, strict=True):
+                    p.grad = gradient
+            weights = {"weights by ψ": [cast(StepRecord, pending.record).weights]}
+            check_gradients(self._optimizers, pending.where, _GRADIENT_REMEDY, weights)
+        except NonFiniteError as error:
+            pending.gradients = None
+            self._leave_out(pending, error)
+            return False
+        return True
+
+    def _before_forward(self, pending: Pending) -> Callable[[], None]:
+        """What takes back the forward that a step makes; in Phase II before_step has made it."""
+        return self._user_code.moment() if pending.losses is None else lambda: None
+
+    def _differentiate(self, pending: Pending, penalty: Tensor | None) -> None:
+        users = self._before_forward(pending)
+        try:
+            if penalty is not None:
+                penalty = check_penalty(penalty)
+            objective, pending.record = self._objective(pending)
+            if penalty is not None:
+                objective = objective + penalty
+            pending.objective = objective.detach()
+            with self._user_code.added.shared():
+                for optimizer in self._optimizers:
+                    optimizer.zero_grad()
+                held = self._held()
+                pending.differentiated = True
+                # one statement: an interrupt between the two would lose gradients and graph
+                pending.gradients = [objective.backward(), *map(_GRADIENT, held)][1:]  # type: ignore[no-untyped-call]
+        except NonFiniteError:  # the forward was the user's own, as in plain training
+            raise
+        except BaseException:
+            if pending.gradients is None:
+                users()
+            raise
+
+    def _held(self) -> list[Tensor]:
+        """The parameters that the optimizers hold."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        return [p for group in groups for p in group["params"]]
+
+    def _objective(self, pending: Pending) -> tuple[Tensor, StepRecord]:
+        """The weighted loss with its graph, and what is to be noted if all goes well.
+
+        Raises:
+            OrderError, LossError, NonFiniteError: as :meth:`SelfGuidedDenoiser.step`.
+        """
         if pending.error is not None:
             raise pending.error
-        where = self._epochs.where()
         losses, weights = pending.losses, pending.weights
         if losses is None or weights is None:  # Phase I
-            losses, objective = self._user_code.losses(batch, len(pending.pairs), where)
+            losses, objective = self._user_code.losses(
+                pending.batch, len(pending.pairs), pending.where
+            )
         else:
             lookahead = self._user_code.lookahead
             if lookahead is not None and _versions(lookahead) != pending.versions:
@@ -211,31 +347,49 @@ class Steps:
                     "Expected unchanged parameters between before_step and step, got them "
                     "changed. Call before_step right before step."
                 )
+            if pending.differentiated:
+                raise OrderError(
+                    "Expected before_step before another step on a batch whose gradients were "
+                    "taken, got step alone. Call before_step on the batch again."
+                )
             objective = (weights.to(losses.dtype) * losses).mean()
         # copies, as losses may be a view of something large
         kept = losses.detach().clone()
         ids = None if pending.samples is None else pending.samples.ids
-        return objective, StepRecord(where, pending.pairs.kept(), kept, weights, ids)
+        return objective, StepRecord(pending.where, pending.pairs.kept(), kept, weights, ids)
 
-    def _note(self, record: StepRecord) -> None:
-        """Keeps what a step has shown."""
-        self._epochs.backlog.add(record)
-        self._epochs.running.batches += 1
+    def _finish(self, pending: Pending) -> Tensor:
+        """Keeps what the step has shown, and waits for the next batch: both or, raised, neither."""
+        backlog = self._epochs.backlog.plus(cast(StepRecord, pending.record))
+        self.pending, self._epochs.backlog = None, backlog
+        return cast(Tensor, pending.objective)
 
-    def _leave_out(self, error: NonFiniteError) -> None:
+    def _leave_out(self, pending: Pending, error: NonFiniteError) -> None:
         """Counts a batch that is not to be trained on, or stops, as the config says."""
         if self._config.on_nonfinite == "raise":
+            pending.failed = True
             raise error
-        self.pending = None
-        self._epochs.running.skipped += 1
+        running = self._epochs.running
+        self.pending, running.skipped = None, running.skipped + 1
         logger.warning("Batch left out. %s", error)
 
-    def _prepare(self, batch: Any, pairs: Pairs) -> Lookahead | None:
+    def _read_pairs(self, batch: Any) -> Pairs:
+        """The pairs of a batch, by the user's function without a trace."""
+        if not self.reader.is_users:
+            return self.reader(batch)
+        with self._user_code.streams.own(self._user_code.device, advance=False):
+            return self.reader(shallow_copy(batch))
+
+    def _prepare(self, batch: Any, pairs: Pairs, *, example: bool = False) -> Lookahead | None:
         """What is tried at the first batch, and again when the model has changed.
 
-        None with `audit_only`, which has no lookahead, and asks nothing of the loss for one.
+        None with `audit_only`, which has no lookahead, and asks nothing of the loss for one. A
+        batch with NaN or Inf tells nothing: its step will name it, and the next one is tried.
+
+        Raises:
+            NonFiniteError: an `example` whose losses or gradients are NaN or Inf.
         """
-        first, where = not self._read_one, self._epochs.where()
+        first, where = not self.tried, self._epochs.where()
         audits = self._config.audit_only
         if first or (self._user_code.sliceable is None and not audits):
             samples = identified(pairs, self._interactions, where)
@@ -244,28 +398,34 @@ class Steps:
             if first:
                 doubt_unknown(samples, where)
         if audits:
-            if first:
-                self._user_code.losses_aside(batch, len(pairs))
-            self._read_one = True
+            try:
+                if first:
+                    self._user_code.losses_aside(batch, len(pairs))
+            except NonFiniteError:
+                if example:
+                    raise
+            self.tried = True
             return None
         if first and self._config.denoising_learning:
             doubt_storable(batch)
-        lookahead = self._user_code.prepare(batch, len(pairs))
-        self._read_one = True
+        lookahead = self._user_code.prepare(batch, len(pairs), example=example)
+        self.tried = True
         check_guidance_fits(
             len(pairs), sliceable=self._user_code.sliceable, config=self._config,
             where=where,
         )
         if self._epochs.self_guided is not None and not lookahead.is_current():
             check_optimizers(self._user_code.modules, self._optimizers)
-            return self._user_code.renew(batch, len(pairs))
+            return self._user_code.renewed(batch, len(pairs))
         return lookahead
 
     def _guide(
         self, pending: Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead
     ) -> None:
         """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
-        where = self._epochs.where()
+        where = pending.where
+        kept = shallow_copy(pending.batch)  # the loss may take from the user's
+        unwritten = versions(kept)
         watching: AbstractContextManager[dict[int, list[Lookup]]] = nullcontext({})
         if self_guided.learns_next:
             lookahead.follow()
@@ -275,23 +435,25 @@ class Steps:
                 losses, _ = self._user_code.losses(
                     pending.batch, len(pending.pairs), where, twice=self_guided.learns_next
                 )
+            if versions(kept) != unwritten:
+                raise batch_written("a tensor", where)
             self_guided.guide(
-                pending.batch, losses, lookups,
-                features=lambda: self._features(self_guided, pending, losses, where),
-                samples=lambda: self._samples(pending, where, some_known=True),
+                kept, losses, lookups,
+                features=lambda: self._features(self_guided, pending, losses),
+                samples=lambda: self._samples(pending, some_known=True),
                 lookahead=lookahead,
-                streams=self._user_code.streams,
+                aside=self._user_code.guiding,
                 assumed_lr=self._assumed_lr(),
                 outside_list=self._outside_list,
                 sliceable=bool(self._user_code.sliceable),
                 where=where,
             )
         pending.losses = losses
-        pending.weights = self._weights(self_guided, pending, losses, where)
+        pending.weights = self._weights(self_guided, pending, losses)
         pending.versions = _versions(lookahead)
 
     def _features(
-        self, self_guided: SelfGuidedPhase, pending: Pending, losses: Tensor, where: str
+        self, self_guided: SelfGuidedPhase, pending: Pending, losses: Tensor
     ) -> Tensor:
         """What g reads of a batch's samples, (B, F)."""
         inputs = self_guided.config.weight_inputs
@@ -299,34 +461,33 @@ class Steps:
             return losses.detach()[:, None]
         if "smoothed_loss" in inputs:
             self._epochs.write_down()  # what g reads of the past is all of it
-        return self._epochs.tracker.features(self._samples(pending, where).ids, losses, inputs)
+        return self._epochs.tracker.features(self._samples(pending).ids, losses, inputs)
 
     def _weights(
         self,
         self_guided: SelfGuidedPhase,
         pending: Pending,
         losses: Tensor,
-        where: str,
         *,
         alone: bool = False,
     ) -> Tensor:
         """The samples' weights by the ψ of now, (B,), without graph."""
         return self_guided.weights(
-            features=lambda: self._features(self_guided, pending, losses, where),
-            samples=lambda: self._samples(pending, where),
+            features=lambda: self._features(self_guided, pending, losses),
+            samples=lambda: self._samples(pending),
             alone=alone,
         )
 
-    def _samples(self, pending: Pending, where: str, *, some_known: bool = False) -> Samples:
+    def _samples(self, pending: Pending, *, some_known: bool = False) -> Samples:
         """Which pairs a batch's samples are, looked up once; with `some_known`, one at least.
 
         Raises:
             BatchError, InteractionsError: as :func:`refuse_unknown` and :func:`identified`.
         """
         if pending.samples is None:
-            pending.samples = identified(pending.pairs, self._interactions, where)
+            pending.samples = identified(pending.pairs, self._interactions, pending.where)
         if some_known:
-            refuse_unknown(pending.samples, where)
+            refuse_unknown(pending.samples, pending.where)
         return pending.samples
 
     def _outside_list(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:

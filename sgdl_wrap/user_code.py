@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.added_time import AddedTime
+from sgdl_wrap.batches.trees import detached_copy
 from sgdl_wrap.checks import check_losses
 from sgdl_wrap.compiled import uncompiled, what_was_compiled
 from sgdl_wrap.distributed.engine import bare, forward_expected
+from sgdl_wrap.errors import NonFiniteError, UnsupportedModelError
+from sgdl_wrap.plain_state import SMALL
 from sgdl_wrap.preflight import check_lookahead, is_sliceable
-from sgdl_wrap.random_streams import RandomStreams
+from sgdl_wrap.random_streams import RandomStreams, users_streams
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.without_trace import evaluating, undisturbed
 
@@ -29,19 +32,24 @@ class UserCode:
         loss_fn: ``loss_fn(model, batch) -> (B,)`` per-sample losses.
         score_fn: ``score_fn(model, users, items) -> (K,)``; None calls the model.
         seed: of the random streams that serve calls which the plain loop would not make.
+        enabled: False asks nothing of the model.
 
     Attributes:
         model: the recommender itself.
         modules: what training consists of: the model, and the loss where that is a module too.
+        roots: from where the plain state that trains is reached: the model and the loss. What
+            `score_fn` keeps to itself is its own: plain training does not call it.
         streams: the user's global random streams, kept as they are.
-        lookahead: losses at other parameters; None until a batch was tried.
+        lookahead: losses at other parameters; None until a batch has come.
         added: the time that plain training would not take; the loss stops it.
         sliceable: whether rows of a batch have the losses that they have in it; None as long as
             no batch could tell.
+        draws_foreign: whether the loss was seen to draw from numpy's or Python's global stream.
     """
 
     def __init__(
-        self, model: nn.Module, loss_fn: LossFn, score_fn: ScoreFn | None, *, seed: int
+        self, model: nn.Module, loss_fn: LossFn, score_fn: ScoreFn | None, *, seed: int,
+        enabled: bool = True,
     ) -> None:
         self.model = bare(model)
         # by its backward, which averages over the ranks; compiled, and what was compiled
@@ -50,13 +58,17 @@ class UserCode:
         self._forward_seen = False
         self.loss_fn: LossFn = what_was_compiled(loss_fn)
         self._score_fn = score_fn
+        self._enabled = enabled
         self.modules = [m for m in (self.model, self.loss_fn) if isinstance(m, nn.Module)]
+        self.roots: list[Any] = [self.model, self.loss_fn]
         self.streams = RandomStreams(seed)
         self.added = AddedTime()
         self.lookahead: Lookahead | None = None
+        self._tried = False
         self.sliceable: bool | None = None
-        # whether scores, and losses, write to buffers in evaluation mode, as far as was seen
-        self._writes_buffers: dict[str, bool] = {}
+        self.draws_foreign = False
+        # whether scores, and losses, write to large tensors in evaluation mode; None before one
+        self._writes_large: dict[str, bool] = {}
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +99,7 @@ class UserCode:
     def losses_aside(self, batch: Any, size: int | None) -> Tensor:
         """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
         with self._aside("losses", advance=False):
-            losses = self.loss_fn(self.model, batch)
+            losses = self.loss_fn(self.model, detached_copy(batch))
             check_losses(losses, size, "this batch")
         return losses
 
@@ -103,70 +115,112 @@ class UserCode:
             return scores.reshape(1)  # as of a model that ends in squeeze()
         return scores
 
-    def prepare(self, batch: Any, size: int) -> Lookahead:
+    def prepare(self, batch: Any, size: int, *, example: bool = False) -> Lookahead:
         """The lookahead, built and tried at the first batch; nothing of the user's changes.
+
+        A batch whose losses or gradients are NaN or Inf tells nothing: the next one is tried.
 
         Raises:
             LossError, UnsupportedModelError: the loss would be silently wrong in Phase II.
+            NonFiniteError: an `example` that tells nothing.
         """
-        if self.lookahead is None:
-            self.lookahead = self._tried(batch, size)
-        if self.sliceable is None:
-            with uncompiled(self.modules):
-                self.sliceable = is_sliceable(
-                    self.modules, self.model, self.loss_fn, batch, size, self.streams
-                )
+        if self.lookahead is None or not self._tried:
+            self.lookahead, self._tried = Lookahead(self.model, self.loss_fn), False
+        if not self._tried or self.sliceable is None:
+            try:
+                self._try_out(self.lookahead, batch, size)
+            except NonFiniteError:
+                if example:
+                    raise
         return self.lookahead
 
-    def renew(self, batch: Any, size: int) -> Lookahead:
+    def renewed(self, batch: Any, size: int) -> Lookahead:
         """A new lookahead, after parameters were exchanged, frozen or thawed."""
-        self.lookahead = self._tried(batch, size)
-        return self.lookahead
+        self.lookahead = None
+        return self.prepare(batch, size)
 
-    def _tried(self, batch: Any, size: int) -> Lookahead:
-        lookahead = Lookahead(self.model, self.loss_fn)
-        with uncompiled(self.modules), torch.enable_grad():
-            self.streams.guard_foreign = check_lookahead(
-                self.modules, self.model, self.loss_fn, lookahead, batch, size, self.streams
-            )
-        return lookahead
+    def _try_out(self, lookahead: Lookahead, batch: Any, size: int) -> None:
+        """Tries the loss, at other parameters and with some rows of a batch.
+
+        Raises:
+            LossError, NonFiniteError, UnsupportedModelError: as :func:`check_lookahead`.
+        """
+        with uncompiled(self.modules):
+            if not self._tried:
+                with torch.enable_grad():
+                    drew = check_lookahead(
+                        self.roots, self.model, self.loss_fn, lookahead, batch, size, self.streams
+                    )
+                self._tried, self.draws_foreign = True, self.draws_foreign or drew
+            if self.sliceable is None:
+                self.sliceable = is_sliceable(
+                    self.roots, self.modules, self.model, self.loss_fn, batch, size, self.streams
+                )
+
+    def moment(self) -> Callable[[], None]:
+        """What puts the user's random streams and buffers back to what they are now.
+
+        For a call that fails after the model's forward, so that it can be made again. Buffers of
+        more than SMALL elements are not put back: no normalisation has such.
+        """
+        streams = users_streams(self.device, foreign=self.draws_foreign)
+        copies = [
+            (buffer, buffer.detach().clone())
+            for root in self.modules
+            for buffer in root.buffers()
+            if buffer.layout == torch.strided and buffer.numel() <= SMALL
+            and not buffer.is_inference()
+        ]
+
+        def put_back() -> None:
+            streams()
+            with torch.no_grad():
+                for buffer, copy in copies:
+                    buffer.copy_(copy)
+
+        return put_back
+
+    @contextmanager
+    def guiding(self, *, advance: bool = True) -> Iterator[None]:
+        """The loss at other parameters, in the mode that the model is in, without a trace."""
+        with undisturbed(self.roots, large=False), self.streams.own(self.device, advance=advance):
+            yield
 
     @contextmanager
     def _aside(self, what: str, *, advance: bool = True) -> Iterator[None]:
-        """An evaluation that the plain loop would not make."""
-        before = self._buffer_versions()
-        # the first time, and for a model that counts its calls in a buffer, say
-        copies = self._writes_buffers.get(what, True)
+        """An evaluation that the plain loop would not make.
+
+        Raises:
+            UnsupportedModelError: it wrote to what cannot be put back.
+        """
         with (
-            undisturbed(self.modules, buffers=copies) as restored,
+            # large tensors are copied the first time, and where they were written to then
+            undisturbed(self.roots, large=self._writes_large.get(what, True)) as state,
             evaluating(self.modules),
             uncompiled(self.modules),
             self.streams.own(self.device, advance=advance),
             torch.no_grad(),
         ):
             yield
-            moved = self._buffer_versions() != before
-        wrote = moved or bool(restored)
-        self._writes_buffers[what] = wrote or self._writes_buffers.get(what, False)
-
-    def _buffer_versions(self) -> list[int]:
-        # a buffer that is another object after is put back as any attribute is
-        return [
-            0 if buffer.is_inference() else buffer._version
-            for root in self.modules
-            for buffer in root.buffers()
-        ]
+        if state.lost and self._enabled:
+            raise UnsupportedModelError(
+                f"Expected {what} to be taken in evaluation mode without a trace, got "
+                f"{min(state.lost)!r} written to, of which there is no copy. Write to parameters "
+                "and to large buffers in training mode alone."
+            )
+        if what not in self._writes_large:
+            self._writes_large[what] = bool(state.changed_large)
 
     def state_dict(self) -> dict[str, Any]:
         """The random streams, and what trying the loss has told."""
         return {
             "streams": self.streams.state(),
             "sliceable": self.sliceable,
-            "draws_foreign": self.streams.guard_foreign,
+            "draws_foreign": self.draws_foreign,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave; all of it or, on an error, nothing."""
         sliceable, draws_foreign = state["sliceable"], bool(state["draws_foreign"])
         self.streams.restore(state["streams"])
-        self.sliceable, self.streams.guard_foreign = sliceable, draws_foreign
+        self.sliceable, self.draws_foreign = sliceable, draws_foreign

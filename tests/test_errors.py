@@ -72,6 +72,21 @@ SPOILED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda losses: losses.detach(),
         r"^Expected losses with a gradient, got torch\.float32 without one in {where}\.",
     ),
+    "a dict of tasks": (
+        lambda losses: {"click": losses, "buy": losses},
+        r"^Expected loss_fn to return a tensor of shape \(50,\), got dict in {where}\. Of several "
+        r"tasks, return the sum for each sample\. What is no loss of a sample, hand to "
+        r"step\(batch, penalty=\.\.\.\)\.$",
+    ),
+    "a tuple of tasks": (
+        lambda losses: (losses, losses.mean()),
+        r"^Expected loss_fn to return a tensor of shape \(50,\), got tuple in {where}\. Of several",
+    ),
+    "a column a task": (
+        lambda losses: torch.stack([losses, losses], dim=1),
+        r"^Expected per-sample losses of shape \(50,\), got \(50, 2\) in {where}\. Of several "
+        "tasks, return the sum",
+    ),
     "integers": (
         lambda losses: (losses * 10).long(),
         r"^Expected losses with a gradient, got torch\.int64 without one in {where}\.",
@@ -84,7 +99,9 @@ def test_a_loss_that_is_wrong_from_the_start_is_refused_at_the_first_batch(kind:
     spoil, message = SPOILED[kind]
     scene = Scene()
     scene.spoil = spoil
-    with scene.refused(LossError, message.format(where="the first batch")):
+    # of NaN the trial tells nothing: the step itself names it
+    where = "batch 1 of epoch 1" if kind in ("nan", "inf") else "the first batch"
+    with scene.refused(LossError, message.format(where=where)):
         scene.train()
     scene.batches = iter(BATCHES)
     scene.goes_on()

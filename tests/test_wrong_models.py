@@ -31,6 +31,7 @@ from tests.models_zoo import (
     tiny_denoiser,
 )
 from tests.scenes import BATCHES, DATA
+from tests.spy import Spy
 
 # ------------------------------------------------------------------ models that would be wrong
 
@@ -114,20 +115,11 @@ class CachedLightGCN(LightGCN):
 
 
 def unstable_loss() -> Callable[[nn.Module, Any], Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return lambda model, batch: bpr_loss(model, batch) * torch.rand(
-        len(batch[0]), generator=generator
-    )
-
-
-def annealed_loss() -> Callable[[nn.Module, Any], Tensor]:
-    calls = []
+    calls = Spy()  # of which nothing can be put back
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        calls.append(batch)
-        kept = 1e-4 * len(calls)  # a weight that grows with each call, too little for the values
-        penalty = kept * next(model.parameters()).sum() * torch.ones(len(batch[0]))
-        return bpr_loss(model, batch) + penalty - penalty.detach()
+        calls.note(1)
+        return bpr_loss(model, batch) * len(calls)
 
     return loss
 
@@ -202,24 +194,15 @@ def test_what_cannot_be_differentiated_twice_is_refused(
         try_first_batch(model)
 
 
-def test_a_loss_that_draws_from_a_generator_of_its_own_is_refused() -> None:
+def test_a_loss_that_counts_where_nothing_can_be_put_back_is_refused() -> None:
     model = seeded_model(TwoLayers)
     with refused_before_training(
         model,
         "^Expected loss_fn to repeat itself under the same random state, got losses that differ "
-        r"by .*Draw random numbers from torch's global state",
+        r"by .*It draws or counts in a place that cannot be put back: .*, and count in an "
+        r"attribute\.$",
     ):
         try_first_batch(model, unstable_loss())
-
-
-def test_a_loss_that_counts_its_calls_is_told_to_count_in_the_loop() -> None:
-    model = seeded_model(TwoLayers)
-    with refused_before_training(
-        model,
-        "^Expected the functional twin of TwoLayers to give the model's gradients, got a "
-        "difference of .* let loss_fn count nothing: advance an annealing step in the loop",
-    ):
-        try_first_batch(model, annealed_loss())
 
 
 def cached_lightgcn() -> CachedLightGCN:
@@ -381,3 +364,23 @@ def test_the_device_is_looked_at_before_anything_is_built(monkeypatch: pytest.Mo
     monkeypatch.setattr(UserCode, "device", torch.device("mps"))
     with pytest.raises(UnsupportedModelError, match="got one on mps"):
         tiny_denoiser(DATA)
+
+
+class Attending(TwoLayers):
+    """Attention by torch's fused kernel, as a transformer has it by default."""
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        vectors = torch.stack([self.user(users), self.item(items)], dim=1)[:, None]
+        mixed = nn.functional.scaled_dot_product_attention(vectors, vectors, vectors)
+        return mixed.flatten(1).sum(-1)
+
+
+def test_attention_by_a_fused_kernel_is_told_of_the_two_ways_round() -> None:
+    model = seeded_model(Attending)
+    with refused_before_training(
+        model,
+        r"^Expected a loss that can be differentiated twice, got \w+Error: .*scaled_dot_product.*"
+        r"Load the model with attn_implementation=\"eager\", or run attention under "
+        r"torch\.nn\.attention\.sdpa_kernel\(SDPBackend\.MATH\)\.$",
+    ):
+        try_first_batch(model)

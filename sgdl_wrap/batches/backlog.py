@@ -7,7 +7,7 @@ steps at once, it costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.batches.samples import identified, refuse_unknown
 from sgdl_wrap.errors import DenoiserError, InteractionsError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.tracker import MemorizationTracker
-from sgdl_wrap.records import RunningEpoch
 
 CAPACITY = 8192  # samples: kilobytes
 
@@ -62,62 +60,90 @@ def step_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return sums
 
 
-class Backlog:
-    """The steps since the last writing down, oldest first."""
+@dataclass(frozen=True)
+class Reading:
+    """What some steps have shown, made out before any of it is noted.
 
-    def __init__(self) -> None:
-        self._steps: list[StepRecord] = []
-        self.samples = 0
+    Attributes:
+        steps: how many they are, those that are refused included.
+        visits: of each step that is not refused, the interactions seen, int64, and their losses.
+        samples, observed, negatives: counts over all of these.
+        loss_sums, weight_sums: of each of them, float64.
+        refused: errors of the steps whose pairs are unknown; nothing is noted of these.
+    """
+
+    steps: int
+    visits: list[tuple[np.ndarray, np.ndarray]]
+    samples: int
+    observed: int
+    negatives: int
+    loss_sums: np.ndarray
+    weight_sums: np.ndarray
+    refused: tuple[DenoiserError, ...] = ()
+
+    def refuse(self) -> None:
+        """Raises the first of the errors.
+
+        Raises:
+            BatchError, InteractionsError: there is one.
+        """
+        if not self.refused:
+            return
+        first = self.refused[0]
+        if len(self.refused) > 1:
+            first = type(first)(f"{first} It is the first of {len(self.refused)} such batches.")
+        raise first
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """The steps since the last writing down, oldest first.
+
+    Attributes:
+        steps: they.
+        samples: theirs, together.
+    """
+
+    steps: tuple[StepRecord, ...] = ()
+    samples: int = 0
 
     @property
     def full(self) -> bool:
         """Whether it is time to write down."""
         return self.samples >= CAPACITY
 
-    def add(self, step: StepRecord) -> None:
-        """Keeps a step."""
-        self._steps.append(step)
-        self.samples += len(step.losses)
+    def plus(self, step: StepRecord) -> Backlog:
+        """With one step more."""
+        return Backlog((*self.steps, step), self.samples + len(step.losses))
 
-    def take(self) -> list[StepRecord]:
-        """All steps kept; none are kept after."""
-        steps, self._steps, self.samples = self._steps, [], 0
-        return steps
+    def after(self, reading: Reading) -> Backlog:
+        """Without the steps that were read, which were the first."""
+        rest = self.steps[reading.steps :]
+        return Backlog(rest, sum(len(step.losses) for step in rest))
 
-    def write_down(
-        self, interactions: Interactions, tracker: MemorizationTracker, epoch: RunningEpoch
-    ) -> None:
-        """Notes what the steps have shown, in `tracker` and `epoch`; none are kept after.
-
-        Raises:
-            BatchError, InteractionsError: batches whose pairs are unknown, the first of them
-                named; the others are noted.
-        """
-        steps = self.take()
-        if _noted(steps, interactions, tracker, epoch):
-            return
-        failures = []
-        for step in steps:  # one by one, to leave out and to name what is wrong
+    def read(self, interactions: Interactions) -> Reading:
+        """What the steps, at least one, have shown; nothing changes by it."""
+        reading = _read(self.steps, interactions)
+        if reading is not None:
+            return reading
+        refused: list[DenoiserError] = []
+        steps: list[StepRecord] = []
+        for step in self.steps:  # one by one, to leave out and to name what is wrong
             try:
                 refuse_unknown(identified(step.pairs, interactions, step.where), step.where)
-                _noted([step], interactions, tracker, epoch)
+                steps.append(step)
             except DenoiserError as error:
-                failures.append(error)
-        first = failures[0]
-        if len(failures) > 1:
-            first = type(first)(f"{first} It is the first of {len(failures)} such batches.")
-        raise first
+                refused.append(error)
+        reading = _read(steps, interactions)
+        if reading is None:
+            reading = Reading(0, [], 0, 0, 0, np.empty(0), np.empty(0))
+        return replace(reading, steps=len(self.steps), refused=tuple(refused))
 
 
-def _noted(
-    steps: list[StepRecord],
-    interactions: Interactions,
-    tracker: MemorizationTracker,
-    epoch: RunningEpoch,
-) -> bool:
-    """Notes steps together; False, and nothing is noted, where one has unknown pairs alone."""
+def _read(steps: Sequence[StepRecord], interactions: Interactions) -> Reading | None:
+    """Steps read together; None where there are none, or one has unknown pairs alone."""
     if not steps:
-        return True
+        return None
     pairs = Pairs.joined([step.pairs for step in steps])
     looked_up = [step.ids for step in steps if step.ids is not None]
     if len(looked_up) == len(steps):
@@ -126,21 +152,19 @@ def _noted(
         try:
             samples = identified(pairs, interactions, "a batch")
         except InteractionsError:
-            return False
+            return None
         ids, observed = samples.ids, samples.observed
     starts = np.cumsum([0] + [len(step.losses) for step in steps[:-1]])
     known = ids >= 0
     counts = np.add.reduceat(known, starts, dtype=np.int64)
     meant = np.add.reduceat(observed, starts, dtype=np.int64)
     if (counts[meant > 0] == 0).any():  # a batch may consist of negatives alone
-        return False
+        return None
     losses = loss_values(steps)
-    if tracker.smoothed is None:
-        tracker.record(ids[known], losses[known])
-    else:  # every visit of an interaction counts, one after the other
-        parts = (np.split(column, starts[1:]) for column in (ids, known, losses))
-        for some, seen, values in zip(*parts, strict=True):
-            tracker.record(some[seen], values[seen])
-    sums = (step_sums(values, starts) for values in (losses, weight_values(steps)))
-    epoch.add(len(ids), int(counts.sum()), int((~observed).sum()), *sums)
-    return True
+    edges = np.cumsum(counts)[:-1]
+    visits = zip(np.split(ids[known], edges), np.split(losses[known], edges), strict=True)
+    loss_sums, weight_sums = (step_sums(v, starts) for v in (losses, weight_values(steps)))
+    return Reading(
+        len(steps), list(visits), len(ids), int(counts.sum()), int((~observed).sum()),
+        loss_sums, weight_sums,
+    )  # fmt: skip

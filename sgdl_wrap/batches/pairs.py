@@ -78,13 +78,21 @@ class PairReader:
     Args:
         pair_fn: returns ``(users, items)`` or ``(users, items, observed)``, each (B,).
 
+    Attributes:
+        told_apart: whether a third column of integers has shown that it holds negatives.
+
     Raises:
         BatchError: a layout that is not understood; the message names `pair_fn`.
     """
 
     def __init__(self, pair_fn: PairFn | None = None) -> None:
         self._pair_fn = pair_fn
-        self._told_apart = False  # negatives and labels, once
+        self.told_apart = False
+
+    @property
+    def is_users(self) -> bool:
+        """Whether the user's own function reads."""
+        return self._pair_fn is not None
 
     def __call__(self, batch: Any) -> Pairs:
         if self._pair_fn is not None:
@@ -92,13 +100,13 @@ class PairReader:
             if not isinstance(found, (tuple, list)) or len(found) not in (2, 3):
                 raise BatchError(
                     "Expected pair_fn to return (users, items) or (users, items, observed), got "
-                    f"{_describe(found)}. Return tensors of shape (B,)."
+                    f"{describe(found)}. Return tensors of shape (B,)."
                 )
             return _pairs(*found)
         columns = _columns(batch)
         if columns is None:
             raise BatchError(
-                f"Expected a batch like {LAYOUTS}, got {_describe(batch)}. "
+                f"Expected a batch like {LAYOUTS}, got {describe(batch)}. "
                 "Pass pair_fn=..., which returns (users, items[, observed]) of a batch."
             )
         users, items, third = columns
@@ -106,7 +114,7 @@ class PairReader:
             return _pairs(users, items)
         if third.dtype == torch.bool or third.dtype.is_floating_point:
             return _pairs(users, items, third > 0)
-        if not self._told_apart:
+        if not self.told_apart:
             self._refuse_integer_labels(third)
         return _pairs(users, items)
 
@@ -118,7 +126,7 @@ class PairReader:
                 "integers that are all 0 or 1. Convert labels to float, or pass pair_fn=..., "
                 "which returns (users, items[, observed]) of a batch."
             )
-        self._told_apart = not binary  # a single 0 or 1 tells nothing yet
+        self.told_apart = not binary  # a single 0 or 1 tells nothing yet
 
 
 def _columns(batch: Any) -> tuple[Any, Any, Tensor | None] | None:
@@ -203,7 +211,7 @@ def _tensor(value: Any) -> Tensor:
         ) from error
 
 
-def _describe(batch: Any) -> str:
+def describe(batch: Any) -> str:
     """The layout of a batch in words: `tuple of (int64 (8,), float32 (8, 4))`."""
     if _is_array(batch):
         return f"{batch.dtype} {tuple(batch.shape)}".replace("torch.", "")
@@ -211,5 +219,5 @@ def _describe(batch: Any) -> str:
         return f"{type(batch).__name__} with keys {sorted(map(str, batch))}"
     if isinstance(batch, (tuple, list)):
         more = f", and {len(batch) - 8} more" if len(batch) > 8 else ""
-        return f"{type(batch).__name__} of ({', '.join(map(_describe, batch[:8]))}{more})"
+        return f"{type(batch).__name__} of ({', '.join(map(describe, batch[:8]))}{more})"
     return type(batch).__name__

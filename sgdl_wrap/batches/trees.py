@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sgdl_wrap.errors import DenoiserWarning, StateError
+from sgdl_wrap.errors import DenoiserWarning, LossError, StateError
 
 LeafFn = Callable[[Any], Any]
 _PLAIN = (type(None), bool, int, float, str)
@@ -105,8 +105,8 @@ def take_rows(batch: Any, rows: Tensor) -> Any:
 def pack(tree: Any, depth: int = _DEPTH) -> Any:
     """The tree in plain values and tensors, as `torch.load(weights_only=True)` reads them.
 
-    Objects become their attributes; :func:`unpack` needs a live batch of the same kind to give
-    them back their type, so that loading never executes code from the file.
+    Objects become their attributes; :func:`unpack` takes their type from a live batch, so that
+    loading never executes code from the file.
 
     Raises:
         StateError: something in the batch is no array, plain value or container of these.
@@ -137,7 +137,8 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
     if type(tree) in (tuple, list):
         return {"kind": type(tree).__name__, "value": [pack(value, depth - 1) for value in tree]}
     if isinstance(tree, dict) and all(isinstance(name, (str, int)) for name in tree):
-        return {"kind": "dict", "value": {n: pack(value, depth - 1) for n, value in tree.items()}}
+        kind = "dict" if type(tree) is dict else "mapping"
+        return {"kind": kind, "value": {n: pack(value, depth - 1) for n, value in tree.items()}}
     attributes = None if callable(tree) else _attributes(tree)
     if attributes is not None:
         return {"kind": "object", "value": {n: pack(v, depth - 1) for n, v in attributes.items()}}
@@ -147,18 +148,25 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
     )
 
 
-def unpack(packed: Any, like: Any, *, inside: bool = False) -> Any:
-    """The batch that :func:`pack` stored; `like` is any batch of the same structure.
+def unpack(packed: Any, like: Any, device: torch.device | None = None) -> Any:
+    """The batch that :func:`pack` stored.
+
+    Tuples, lists, dicts, tensors and arrays come back by themselves: a loader may give batches of
+    several layouts in turn. Classes of the user's are taken from `like`, at the same place.
 
     Args:
-        inside: whether this is a part of a batch: a list there may have any length.
+        like: a batch of the same loader.
+        device: where tensors go that `like` has none for; None takes that of its first tensor.
 
     Raises:
-        StateError: `like` is structured otherwise.
+        StateError: a class of the user's that `like` does not have there.
     """
+    if device is None:
+        tensors = (leaf for leaf in arrays_of(like) if isinstance(leaf, Tensor))
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     if isinstance(packed, Tensor):
         # the stored tensor may have been loaded onto another device
-        return packed.to(like.device) if isinstance(like, Tensor) else packed
+        return packed.to(like.device if isinstance(like, Tensor) else device)
     kind, value = packed["kind"], packed["value"]
     if kind == "plain":
         return value
@@ -168,37 +176,30 @@ def unpack(packed: Any, like: Any, *, inside: bool = False) -> Any:
         return value.cpu().numpy()
     if kind == "scalar":
         return value.cpu().numpy()[()]
-    names = value if isinstance(value, dict) else range(len(value))
-    if kind == "object":
-        alike = _attributes(like)
-        if alike is None or set(names) - set(alike):
-            raise _other_structure(kind, like)
-        return _with_attributes(
-            like, {n: unpack(part, alike[n], inside=True) for n, part in value.items()}
-        )
-    if kind == "list":
-        if not isinstance(like, list) or (len(value) > len(like) and not inside):
-            raise _other_structure(kind, like)
-        last = like[-1] if like else None  # ragged lists: any element tells the types
-        alike_parts = [*like, *[last] * (len(value) - len(like))]
-        return [unpack(p, a, inside=True) for p, a in zip(value, alike_parts, strict=False)]
-    try:
-        children = {name: unpack(value[name], like[name], inside=True) for name in names}
-    except (KeyError, IndexError, TypeError) as error:
-        raise _other_structure(kind, like) from error
+    if kind in ("tuple", "list"):
+        parts = list(like) if isinstance(like, (tuple, list)) else []
+        last = parts[-1] if parts else None  # ragged lists: any element tells the types
+        parts += [last] * (len(value) - len(parts))
+        built = [unpack(p, part, device) for p, part in zip(value, parts, strict=False)]
+        return tuple(built) if kind == "tuple" else built
     if kind == "dict":
-        if not isinstance(like, dict):
+        known = like if isinstance(like, dict) else {}
+        return {name: unpack(part, known.get(name), device) for name, part in value.items()}
+    if kind == "mapping":
+        if not isinstance(like, dict) or type(like) is dict:
             raise _other_structure(kind, like)
-        new = copy.copy(like)
+        new = copy.copy(like)  # a class of the user's keeps its type
         new.clear()
-        new.update(children)
+        new.update({name: unpack(part, like.get(name), device) for name, part in value.items()})
         return new
-    values = list(children.values())
     if kind == "namedtuple":
-        if not hasattr(like, "_fields") or len(like._fields) != len(values):
+        if not hasattr(like, "_fields") or len(like._fields) != len(value):
             raise _other_structure(kind, like)
-        return type(like)(*values)
-    return tuple(values)
+        return type(like)(*(unpack(p, part, device) for p, part in zip(value, like, strict=True)))
+    alike = _attributes(like)
+    if alike is None or set(value) - set(alike):
+        raise _other_structure(kind, like)
+    return _with_attributes(like, {n: unpack(p, alike[n], device) for n, p in value.items()})
 
 
 def doubt_storable(batch: Any) -> None:
@@ -225,10 +226,48 @@ def _other_structure(kind: str, like: Any) -> StateError:
 
 
 def detached_copy(batch: Any) -> Any:
-    """A batch whose arrays the user may overwrite without changing ours."""
+    """A batch whose containers and arrays may be written to without changing the other's."""
 
     def clone(leaf: Any) -> Any:
         return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf.copy()
 
     return map_arrays(batch, clone)
 
+
+def shallow_copy(batch: Any) -> Any:
+    """A batch of the same arrays, whose containers may be written to: a loss may pop from them."""
+    return map_arrays(batch, lambda leaf: leaf)
+
+
+def versions(batch: Any) -> list[int]:
+    """Tells whether a tensor of the batch was written to since; of arrays nothing does."""
+    return [leaf._version for leaf in arrays_of(batch)
+            if isinstance(leaf, Tensor) and not leaf.is_inference()]
+
+
+def refuse_written(copies: Sequence[Any], batch: Any, where: str) -> None:
+    """Refuses a loss that has written to the arrays of its batch.
+
+    It would do so again at every evaluation of the batch.
+
+    Args:
+        copies: the arrays that the loss was given, fresh copies of those of `batch`.
+        batch: as it was.
+        where: names the batch in messages.
+
+    Raises:
+        LossError: it has.
+    """
+    for now, before in zip(copies, arrays_of(batch), strict=True):
+        tensor = isinstance(now, Tensor)
+        if now._version > 0 if tensor else now.tobytes() != before.tobytes():
+            raise batch_written(f"{before.dtype} of shape {tuple(before.shape)}", where)
+
+
+def batch_written(what: str, where: str) -> LossError:
+    """The error that names an array of a batch that the loss has written to."""
+    return LossError(
+        f"Expected loss_fn to leave its batch as it is, got {what} in {where} written to in "
+        "place, which every evaluation of the batch would do again. Make a new tensor: "
+        "labels = 0.9 * labels, not labels *= 0.9."
+    )

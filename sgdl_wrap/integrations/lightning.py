@@ -256,7 +256,7 @@ class SelfGuidedCallback(Callback):
 
     def _end_epoch(self, trainer: Trainer) -> None:
         # where training_step passed by every batch, there is nothing to end
-        if self.denoiser is not None and self.denoiser._epochs.running.batches > 0:
+        if self.denoiser is not None and self.denoiser._epochs.batches > 0:
             with _autocast(trainer):
                 self.denoiser.end_epoch()
 

@@ -49,7 +49,7 @@ class Replay:
         with (
             torch.random.fork_rng(devices=self._gpus),
             foreign_streams_kept(),
-            undisturbed([self._module], buffers=False),
+            undisturbed([self._module], large=False),
         ):
             torch.set_rng_state(self._cpu)
             for gpu, state in zip(self._gpus, self._gpu, strict=True):

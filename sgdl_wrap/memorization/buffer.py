@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
@@ -22,12 +24,16 @@ class MemorizationBuffer:
         self.n_interactions = n_interactions
         self.history_length = history_length
         self.epochs = 0  # pushed so far
-        self._rows = np.zeros((history_length, (n_interactions + 7) // 8), dtype=np.uint8)
+        # rows of zeros share one; none is written to
+        self._rows = [np.zeros((n_interactions + 7) // 8, dtype=np.uint8)] * history_length
 
-    def push(self, packed: np.ndarray) -> None:
-        """Takes one epoch's bits, as `numpy.packbits` of an (N,) bool array."""
-        self._rows[self.epochs % self.history_length] = packed
-        self.epochs += 1
+    def pushed(self, packed: np.ndarray) -> MemorizationBuffer:
+        """With one epoch's bits, as `numpy.packbits` of an (N,) bool array, in its oldest place."""
+        following = copy.copy(self)
+        following._rows = list(self._rows)
+        following._rows[self.epochs % self.history_length] = packed
+        following.epochs += 1
+        return following
 
     def counts(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Σ_j m_j(k) for k in [start, stop), int32; `start` a multiple of 8."""
@@ -59,17 +65,19 @@ class MemorizationBuffer:
     def rates(self, ids: np.ndarray) -> np.ndarray:
         """m^h_t(k) of the given interactions, float32 in [0, 1]; ids int64, shape (B,)."""
         shift = (7 - (ids & 7)).astype(np.uint8)
-        bits = (self._rows[:, ids >> 3] >> shift) & np.uint8(1)
-        rates: np.ndarray = bits.sum(axis=0, dtype=np.int32) / np.float32(self.history_length)
+        places, memorized = ids >> 3, np.zeros(len(ids), dtype=np.int32)
+        for row in self._rows:
+            memorized += (row[places] >> shift) & np.uint8(1)
+        rates: np.ndarray = memorized / np.float32(self.history_length)
         return rates.astype(np.float32)
 
     def state(self) -> tuple[np.ndarray, int]:
-        """The ring as it lies in memory, and the number of epochs pushed."""
-        return self._rows, self.epochs
+        """The ring as one array, a row an epoch, and the number of epochs pushed."""
+        return np.stack(self._rows), self.epochs
 
     def restore(self, rows: np.ndarray, epochs: int) -> None:
         """Takes back what :meth:`state` gave."""
-        self._rows = rows.copy()
+        self._rows = list(rows.copy())
         self.epochs = epochs
 
 

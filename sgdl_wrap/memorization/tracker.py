@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
 from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 from sgdl_wrap.state import same_shape
 
+Averages = tuple[np.ndarray, np.ndarray]  # interactions, each once, and their smoothed losses
+Visits = Sequence[tuple[np.ndarray, np.ndarray]]  # of each step: interactions, their losses
+
 
 @dataclass(frozen=True)
 class EpochFindings:
@@ -29,10 +33,12 @@ class EpochFindings:
     Attributes:
         ranked: m_t of every interaction.
         noise_rate: the mixture's estimate; None where the rate is known or no longer asked for.
+        generator: draws the next epoch's candidates.
     """
 
     ranked: RankedEpoch
     noise_rate: NoiseRate | None
+    generator: torch.Generator
 
 
 def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
@@ -79,19 +85,47 @@ class MemorizationTracker:
         self._generator = torch.Generator().manual_seed(config.seed)
 
     def record(self, ids: np.ndarray, losses: np.ndarray) -> None:
-        """Writes down losses seen in training; of an id named twice the last one counts.
+        """Writes down losses seen in one step; of an id named twice the last one counts.
 
         Args:
             ids: (B,) int64, all >= 0.
             losses: (B,).
         """
-        if len(ids) == 0:  # of a batch of sampled negatives
+        visits = [(ids, losses)]
+        self.note(visits, self.averages(visits))
+
+    def averages(self, visits: Visits) -> Averages | None:
+        """The smoothed losses after some visits, one after the other; None where none are kept.
+
+        Args:
+            visits: the interactions of each step, all >= 0, and their losses.
+
+        Returns:
+            ids: (m,) int64, each once.
+            averages: (m,) float32.
+        """
+        if self.smoothed is None:
+            return None
+        ids = np.unique(np.concatenate([some for some, _ in visits] or [np.empty(0, np.int64)]))
+        found, share = self.smoothed[ids], self.config.loss_smoothing
+        for some, losses in visits:
+            places = ids.searchsorted(some)
+            found[places] = smoothed(found[places], losses.astype(np.float32), share)
+        return ids, found
+
+    def note(self, visits: Visits, averages: Averages | None) -> None:
+        """Writes visits down; done twice, it is as done once.
+
+        Args:
+            visits, averages: as of :meth:`averages`.
+        """
+        if not any(len(ids) for ids, _ in visits):  # of batches of sampled negatives
             return
         self._forget_last_epoch()
-        self.losses[ids] = losses
-        if self.smoothed is not None:
-            share = self.config.loss_smoothing
-            self.smoothed[ids] = smoothed(self.smoothed[ids], losses.astype(np.float32), share)
+        for ids, losses in visits:
+            self.losses[ids] = losses
+        if self.smoothed is not None and averages is not None:
+            self.smoothed[averages[0]] = averages[1]
 
     def features(self, ids: np.ndarray, losses: Tensor, names: Sequence[str]) -> Tensor:
         """What g reads of each sample, (B, F) on the device of `losses`, without graph.
@@ -135,7 +169,7 @@ class MemorizationTracker:
         with_noise_rate: bool,
         on_ranked: Callable[[int, int], None] | None = None,
     ) -> EpochFindings:
-        """Ranks the epoch and estimates its noise rate; writes nothing down.
+        """Ranks the epoch and estimates its noise rate; may be done again, with the same result.
 
         Raises:
             ScoreError: scores of a wrong shape or not finite.
@@ -157,12 +191,14 @@ class MemorizationTracker:
                 start=self.mixture,
                 ranks=ranks,
             )
+        generator = torch.Generator()
+        generator.set_state(self._generator.get_state())
         with ranks.together():
             ranked = rank_epoch(
                 self.interactions,
                 score,
                 candidates=self.config.ranking,
-                generator=ranks.generator(self._generator, self.buffer.epochs),
+                generator=ranks.generator(generator, self.buffer.epochs),
                 chunk=self.config.ranking_chunk,
                 on_ranked=on_ranked,
                 among=users,
@@ -170,7 +206,7 @@ class MemorizationTracker:
         if ranks.replicated:
             cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
             ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut, ranked.percentile)
-        return EpochFindings(ranked, noise_rate)
+        return EpochFindings(ranked, noise_rate, generator)
 
     def _share_losses(self) -> None:
         """Every rank learns of the losses that the others have seen in this epoch."""
@@ -181,16 +217,22 @@ class MemorizationTracker:
             self.smoothed = np.where(np.isnan(known), self.smoothed, known)
         self.losses = ranks.known(self.losses)
 
-    def commit(self, findings: EpochFindings) -> int:
-        """Ends the epoch with what was found; returns |M_t|, over all ranks."""
-        self.buffer.push(findings.ranked.packed)
-        self.cut = findings.ranked.cut
-        self.mixture = findings.noise_rate or self.mixture
+    def ended(self, findings: EpochFindings) -> MemorizationTracker:
+        """The tracker after the epoch, with what was found; this one stays as it is."""
+        after = copy.copy(self)
+        after.buffer = self.buffer.pushed(findings.ranked.packed)
+        after.cut = findings.ranked.cut
+        after.mixture = findings.noise_rate or self.mixture
+        after._generator = findings.generator
         if self.suspicion is not None:
-            self._suspicion_epochs += 1
-            now = self._suspicion_of(findings.ranked)
-            self.suspicion = mean_over_epochs(self.suspicion, now, self._suspicion_epochs)
-        self._epoch_ended = True
+            now, epochs = self._suspicion_of(findings.ranked), self._suspicion_epochs + 1
+            after.suspicion = mean_over_epochs(self.suspicion, now, epochs)
+            after._suspicion_epochs = epochs
+        after._epoch_ended = True
+        return after
+
+    def memorized(self) -> int:
+        """|M_t|, over all ranks."""
         return self._ranks.total(count_bits(self.buffer.memorized()))
 
     def latest_losses(self) -> np.ndarray:
@@ -218,7 +260,10 @@ class MemorizationTracker:
             self._epoch_ended = False
 
     def note_switch(self, findings: EpochFindings) -> None:
-        """Keeps M_t as it is now, and begins the averages with the epoch that has just ended."""
+        """Keeps M_t as it is now, and begins the averages with the epoch that has just ended.
+
+        What this tracker shares with the one before the epoch's end is not written to.
+        """
         if self.at_switch is None:
             self.at_switch = self.buffer.memorized()
         if self.smoothed is None:
@@ -243,7 +288,7 @@ class MemorizationTracker:
         """The history ring, the losses, the averages and the generator, as tensors."""
         rows, epochs = self.buffer.state()
         return {
-            "ring": torch.from_numpy(rows.copy()),
+            "ring": torch.from_numpy(rows),
             "epochs": epochs,
             "losses": torch.from_numpy(self.losses.copy()),
             "epoch_ended": self._epoch_ended,

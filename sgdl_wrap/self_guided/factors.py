@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 
 from sgdl_wrap.self_guided.denoising_scheduler import N_FACTORS
@@ -22,12 +25,24 @@ class FactorHistory:
         self.ring = np.zeros((len(ids), length, N_FACTORS), dtype=dtype)
         self.visits = np.zeros(len(ids), dtype=np.int64)
         self._steps = np.arange(length)[:, None]
+        self.moment()
 
-    def follow(self, ids: np.ndarray) -> None:
-        """Takes other interactions, sorted; those that were here before keep their visits."""
-        places = self.slots(ids)
-        self.ring, self.visits = _taken(self.ring, places), _taken(self.visits, places)
-        self.ids = ids
+    def following(self, ids: np.ndarray) -> FactorHistory:
+        """That of other interactions, sorted; those that were here before keep their visits."""
+        places, after = self.slots(ids), copy.copy(self)
+        after.ring, after.visits = _taken(self.ring, places), _taken(self.visits, places)
+        after.ids = ids
+        return after
+
+    def moment(self) -> Callable[[], None]:
+        """What takes back the visits that are recorded from now on, until the next moment."""
+        self._before: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+        def put_back() -> None:
+            for slots, factors, visits in reversed(self._before):
+                self.ring[slots], self.visits[slots] = factors, visits
+
+        return put_back
 
     def slots(self, ids: np.ndarray) -> np.ndarray:
         """Places of interactions in the ring, (n,) int64; -1 for those that have none."""
@@ -40,6 +55,7 @@ class FactorHistory:
     def record(self, slots: np.ndarray, factors: np.ndarray) -> None:
         """Adds one visit a slot, factors (n, 2); of a slot named twice, the last visit counts."""
         lived = self.visits[slots]
+        self._before.append((slots, self.ring[slots], lived))
         self.ring[slots, lived % self.length] = factors
         self.visits[slots] = lived + 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,13 @@ class Guidance:
         batch: a batch that the loss understands.
         rows: which of its losses count, (n,) int64; None where they all do.
         ids: interaction of each, (n,) int64; -1 for memorized negatives.
+        restored: whether the batch comes out of a saved state.
     """
 
     batch: Any
     rows: Tensor | None
     ids: np.ndarray
+    restored: bool = False
 
     def select(self, losses: Tensor) -> Tensor:
         """The (n,) guidance losses among the losses of :attr:`batch`."""
@@ -42,7 +44,9 @@ class Guidance:
         if most is None or self.rows is not None or len(self.ids) <= most:
             return [self]
         parts = torch.arange(len(self.ids)).tensor_split(-(-len(self.ids) // most))
-        return [Guidance(take_rows(self.batch, p), None, self.ids[p.numpy()]) for p in parts]
+        return [
+            replace(self, batch=take_rows(self.batch, p), ids=self.ids[p.numpy()]) for p in parts
+        ]
 
 
 def choose_guidance(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.batches.pairs import describe
+from sgdl_wrap.checks import check_shape
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import ALONE, Gathered, Ranks
+from sgdl_wrap.errors import DenoiserError, StateError
 from sgdl_wrap.finite import check_finite
-from sgdl_wrap.random_streams import RandomStreams
 from sgdl_wrap.self_guided.gradients import (
     ascent_direction,
     assumed_update,
@@ -24,12 +27,16 @@ from sgdl_wrap.self_guided.gradients import (
 from sgdl_wrap.self_guided.guidance import Guidance
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.loss_scale import input_units
-from sgdl_wrap.self_guided.optimizers import adam, step
+from sgdl_wrap.self_guided.optimizers import adam, moment, step
 from sgdl_wrap.self_guided.selector import GuidanceSelector
 from sgdl_wrap.self_guided.similarity import gradient_cosines
 from sgdl_wrap.self_guided.tables import Lookup, RowUpdate
 from sgdl_wrap.self_guided.weighting import WeightingFunction, mean_weight, objective_gradient
 
+Aside = Callable[..., AbstractContextManager[None]]  # (*, advance=True)
+
+# what a loss raises that is given a batch of another layout
+_MISREAD = (TypeError, ValueError, IndexError, KeyError, AttributeError)
 _REMEDY = (
     "Lower assumed_lr, meta_lr or the learning rate, or look for sqrt(0), log(0) and 0/0 in "
     "loss_fn: its value may be finite where its gradient is not."
@@ -88,6 +95,26 @@ class SelfGuidedLearner:
             learned.append((self.selector.network, config.denoising_scheduler_lr))
         self.optimizer = adam(*learned)
 
+    def following(self, memorized: np.ndarray) -> SelfGuidedLearner:
+        """That of another M, sorted interaction ids; ψ, φ and their optimizer are the same."""
+        after = copy.copy(self)
+        after.selector = self.selector.following(memorized)
+        return after
+
+    def moment(self) -> Callable[[], None]:
+        """What takes back a step of ψ and φ that is taken from now on."""
+        learned, drawn = moment(self.optimizer), self.generator.get_state()
+        factors = self.selector.factors
+        recorded = None if factors is None else factors.moment()
+
+        def put_back() -> None:
+            learned()
+            self.generator.set_state(drawn)
+            if recorded is not None:
+                recorded()
+
+        return put_back
+
     def weights(self, features: Tensor, ranks: Ranks = ALONE) -> Tensor:
         """g(x; ψ), normalised as configured over the batches of the ranks, (B,), without graph."""
         with torch.no_grad():
@@ -100,7 +127,7 @@ class SelfGuidedLearner:
         features: Tensor,
         guidance: Guidance | None,
         lookahead: Lookahead,
-        streams: RandomStreams,
+        aside: Aside,
         *,
         assumed_lr: float,
         lookups: dict[int, list[Lookup]] | None = None,
@@ -113,6 +140,8 @@ class SelfGuidedLearner:
             features: what g reads of the samples, (B, F), without graph.
             guidance: the memorized samples that judge; None where other ranks alone have some.
             assumed_lr: η1.
+            aside: what runs inside leaves no trace of its own with the user, and draws from other
+                streams, which move on or, without `advance`, do not.
             lookups: how the losses look up large tables, where that is known.
             where: names the batch in messages.
 
@@ -134,19 +163,19 @@ class SelfGuidedLearner:
         # of several ranks the mean, as the actual update will be
         scale = assumed_lr / (len(losses) * self._ranks.size)
         virtual = assumed_update(theta, *self._ranks.summed(ascent, scale))  # Eq. 7
-        most = self.config.max_guidance_batch
+        most, of = self.config.max_guidance_batch, f"the guidance of {where}"
         pieces: list[Guidance | None] = [None] if guidance is None else [*guidance.pieces(most)]
         ids = np.concatenate([p.ids for p in pieces if p is not None] or [np.empty(0, np.int64)])
         if cosines:
             dense = [value for value in virtual if isinstance(value, Tensor)]
-            self._record_cosines(ids, pieces, dense, lookahead, streams)
+            self._record_cosines(ids, pieces, dense, lookahead, aside, of)
         selection = self.selector.select(ids)
         shares = selection.shares
         direction: list[Tensor] = []
         evaluated, first = [], 0
         for piece in pieces:  # one after the other, as the graph of each takes memory
-            with streams.own(losses.device):
-                here = _losses_at(virtual, piece, lookahead)
+            with aside():
+                here = _losses_at(virtual, piece, lookahead, of)
             part = (shares[first : first + len(here)].to(here.dtype) * here).sum()
             found = gradient_at(part, virtual)
             # not in place: one gradient may stand for two parameters
@@ -183,17 +212,18 @@ class SelfGuidedLearner:
         pieces: Sequence[Guidance | None],
         virtual: list[Tensor],
         lookahead: Lookahead,
-        streams: RandomStreams,
+        aside: Aside,
+        of: str,
     ) -> None:
         """(L_m(θ), cos(∇L_m(θ̂), ∇L_m(θ))) of the guidance samples, as Eq. 10 prints it."""
         theta = [p.detach().clone().requires_grad_() for p in lookahead.parameters]
         factors = []
         for piece in pieces:
             # rewound, as both points must see the same dropout masks
-            with streams.own(theta[0].device, advance=False):
-                there = _losses_at(virtual, piece, lookahead)
-            with streams.own(theta[0].device):
-                here = _losses_at(theta, piece, lookahead)
+            with aside(advance=False):
+                there = _losses_at(virtual, piece, lookahead, of)
+            with aside():
+                here = _losses_at(theta, piece, lookahead, of)
             factors.append((here.detach(), gradient_cosines(here, theta, there, virtual)))
         losses, cosines = (torch.cat(column) for column in zip(*factors, strict=True))
         known = ids >= 0
@@ -221,9 +251,26 @@ class SelfGuidedLearner:
 
 
 def _losses_at(
-    virtual: Sequence[Tensor | RowUpdate], guidance: Guidance | None, lookahead: Lookahead
+    virtual: Sequence[Tensor | RowUpdate], guidance: Guidance | None, lookahead: Lookahead,
+    where: str,
 ) -> Tensor:
-    """The guidance losses at other parameters, (n,), with their graph; (0,) without guidance."""
+    """The guidance losses at other parameters, (n,), with their graph; (0,) without guidance.
+
+    Raises:
+        LossError: losses of another shape.
+        StateError: guidance out of a state that the loss does not understand.
+    """
     if guidance is None:
         return virtual[0].flatten()[:0] if isinstance(virtual[0], Tensor) else torch.zeros(0)
-    return guidance.select(lookahead.losses(virtual, guidance.batch))
+    try:
+        losses = lookahead.losses(virtual, guidance.batch)
+    except _MISREAD as error:
+        if not guidance.restored or isinstance(error, DenoiserError):
+            raise
+        raise StateError(
+            "Expected loss_fn to take the guidance that the state holds, "
+            f"{describe(guidance.batch)}, got {type(error).__name__}: {error}. Resume with the "
+            "same data loader and loss."
+        ) from error
+    check_shape(losses, None if guidance.rows is not None else len(guidance.ids), where)
+    return guidance.select(losses)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.batches.trees import shallow_copy
 from sgdl_wrap.self_guided.tables import (
     LARGE,
     Lookup,
@@ -174,7 +175,7 @@ class Lookahead:
         for place, value in zip(self._trainable, values, strict=True):
             parameters[place] = value
         self._place(parameters)
-        losses: Tensor = self._functional(batch)
+        losses: Tensor = self._functional(shallow_copy(batch))  # a loss may pop from it
         return losses
 
     def _copy_from_now_on(self, number: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,3 +22,22 @@ def step(optimizer: torch.optim.Optimizer, gradients: Sequence[Sequence[Tensor] 
                 parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad()
+
+
+def moment(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """What puts parameters and the optimizer's own state back to what they are now."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    known = set(optimizer.state)
+    kept = [value for state in optimizer.state.values() for value in state.values()]
+    copies = [(t, t.detach().clone()) for t in (*parameters, *kept) if isinstance(t, Tensor)]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for tensor, copy in copies:
+                tensor.copy_(copy)
+        for p in parameters:
+            p.grad = None
+            if p not in known:
+                optimizer.state.pop(p, None)
+
+    return put_back

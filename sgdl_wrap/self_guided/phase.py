@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,9 @@ from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.batches.trees import pack, unpack
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
-from sgdl_wrap.random_streams import RandomStreams
+from sgdl_wrap.errors import StateError
 from sgdl_wrap.self_guided.guidance import Guidance, ScoresBelowCut, choose_guidance
-from sgdl_wrap.self_guided.learner import SelfGuidedLearner
+from sgdl_wrap.self_guided.learner import Aside, SelfGuidedLearner
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
@@ -52,13 +53,12 @@ class SelfGuidedPhase:
         pointwise: bool,
     ) -> None:
         self._ranks = ranks
-        self._pointwise = pointwise
+        self.pointwise = pointwise
         self.memorized = memorized
         self.config = config
         self.dtype = dtype
         self._device = device
-        self._mask = np.zeros(n_interactions, dtype=bool)
-        self._mask[memorized] = True
+        self._mask = _mask(memorized, n_interactions)
         self.learner: SelfGuidedLearner | None = None
         if config.denoising_learning:
             self.learner = SelfGuidedLearner(
@@ -68,13 +68,26 @@ class SelfGuidedPhase:
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
 
-    def follow(self, memorized: np.ndarray) -> None:
-        """Takes M as it is now, sorted interaction ids, (|M|,) int64."""
-        self.memorized = memorized
-        self._mask[:] = False
-        self._mask[memorized] = True
-        if self.learner is not None and self.learner.selector.factors is not None:
-            self.learner.selector.factors.follow(memorized)
+    def following(self, memorized: np.ndarray) -> SelfGuidedPhase:
+        """That of M as it is now, sorted interaction ids, (|M|,) int64; this one stays as it is."""
+        after = copy.copy(self)
+        after.memorized = memorized
+        after._mask = _mask(memorized, len(self._mask))
+        if self.learner is not None:
+            after.learner = self.learner.following(memorized)
+        return after
+
+    def moment(self) -> Callable[[], None]:
+        """What takes back a step that is taken from now on."""
+        waiting = self._guidance, self._stored_guidance, self._steps
+        learned = self.learner.moment() if self.learner is not None and self.learns_next else None
+
+        def put_back() -> None:
+            self._guidance, self._stored_guidance, self._steps = waiting
+            if learned is not None:
+                learned()
+
+        return put_back
 
     def is_memorized(self, ids: np.ndarray) -> np.ndarray:
         """Which ids are in M, (B,) bool; -1 is not."""
@@ -102,7 +115,7 @@ class SelfGuidedPhase:
         """
         if self.learner is None:
             which = samples()
-            kept = self.is_memorized(which.ids) | (which.negative & self._pointwise)
+            kept = self.is_memorized(which.ids) | (which.negative & self.pointwise)
             return torch.from_numpy(kept).to(device=self._device, dtype=self.dtype)
         return self.learner.weights(features().to(self.dtype), ALONE if alone else self._ranks)
 
@@ -115,7 +128,7 @@ class SelfGuidedPhase:
         features: Callable[[], Tensor],
         samples: Callable[[], Samples],
         lookahead: Lookahead,
-        streams: RandomStreams,
+        aside: Aside,
         assumed_lr: float,
         outside_list: ScoresBelowCut,
         sliceable: bool,
@@ -126,11 +139,11 @@ class SelfGuidedPhase:
         Every `guidance_interval`-th step learns, and the one before it keeps.
 
         Args:
-            batch: what the user's loader gave.
+            batch: what the user's loader gave, as it was before the losses were taken.
             losses: L(θ), (B,), with its graph, which is kept.
             lookups: how they look up large tables, from :meth:`Lookahead.watching`.
             features, samples: as of :meth:`weights`.
-            lookahead, streams: how losses at θ̂ are taken.
+            lookahead, aside: how losses at θ̂ are taken.
             assumed_lr: η1.
             outside_list: which unobserved pairs are outside their user's ranking list.
             sliceable: whether rows of a batch can be taken.
@@ -143,7 +156,7 @@ class SelfGuidedPhase:
             return
         interval = self.config.guidance_interval
         due, next_is_due = self.learns_next, (self._steps + 1) % interval == 0
-        guidance = self._guidance_for(batch)  # after loading, refuses other batches at once
+        guidance = self._guidance_for(batch, due=due)
         if not due and not next_is_due:
             self._steps += 1
             return
@@ -153,7 +166,7 @@ class SelfGuidedPhase:
         if due and self._ranks.any(guidance is not None):
             self._guidance = None  # should it fail, it does not stand in the next step's way
             learned = self.learner.learn(
-                losses, features().to(self.dtype), guidance, lookahead, streams,
+                losses, features().to(self.dtype), guidance, lookahead, aside,
                 assumed_lr=assumed_lr, lookups=lookups, where=where,
             )
             self._guidance = guidance
@@ -168,21 +181,30 @@ class SelfGuidedPhase:
             self._guidance = choose_guidance(
                 batch, which, memorized,
                 size=self._ranks.share(self.config.guidance_size),
-                with_negatives=self._pointwise and self.config.guidance_labels == "both",
+                with_negatives=self.pointwise and self.config.guidance_labels == "both",
                 outside_list=outside_list,
                 sliceable=sliceable,
                 generator=self._ranks.generator(self.learner.generator, self._steps),
             )
 
-    def _guidance_for(self, batch: Any) -> Guidance | None:
-        """The guidance waiting, rebuilt after loading with the help of a live batch."""
-        if self._stored_guidance is not None:
-            stored = self._stored_guidance
-            self._guidance = Guidance(
-                unpack(stored["batch"], batch), stored["rows"], stored["ids"].cpu().numpy()
-            )
-            self._stored_guidance = None
-        return self._guidance
+    def _guidance_for(self, batch: Any, *, due: bool) -> Guidance | None:
+        """The guidance waiting, rebuilt after loading with the help of a live batch.
+
+        Raises:
+            StateError: it is needed now, and the batch is of another class.
+        """
+        stored = self._stored_guidance
+        if stored is None:
+            return self._guidance
+        try:
+            rebuilt = unpack(stored["batch"], batch)
+        except StateError:
+            if due:
+                raise
+            return None  # the next batch may be like it
+        guidance = Guidance(rebuilt, stored["rows"], stored["ids"].cpu().numpy(), restored=True)
+        self._guidance, self._stored_guidance = guidance, None
+        return guidance
 
     def state_dict(self) -> dict[str, Any]:
         """M, ψ, φ, their optimizers, the waiting guidance, in tensors and plain values."""
@@ -200,7 +222,7 @@ class SelfGuidedPhase:
             "learner": None if self.learner is None else self.learner.state_dict(),
             "guidance": guidance,
             "steps": self._steps,
-            "pointwise": self._pointwise,
+            "pointwise": self.pointwise,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -209,3 +231,9 @@ class SelfGuidedPhase:
             self.learner.load_state_dict(state["learner"])
         self._guidance, self._stored_guidance = None, state["guidance"]
         self._steps = state["steps"]
+
+
+def _mask(memorized: np.ndarray, n_interactions: int) -> np.ndarray:
+    found = np.zeros(n_interactions, dtype=bool)
+    found[memorized] = True
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,13 @@ class GuidanceSelector:
         if config.denoising_scheduler != "none":
             kind = np.dtype(str(dtype).removeprefix("torch."))
             self.factors = FactorHistory(memorized, config.factor_history, dtype=kind)
+
+    def following(self, memorized: np.ndarray) -> GuidanceSelector:
+        """That of another M, sorted interaction ids; φ is the same."""
+        after = copy.copy(self)
+        if self.factors is not None:
+            after.factors = self.factors.following(memorized)
+        return after
 
     def record(self, ids: np.ndarray, losses: Tensor, similarities: Tensor) -> None:
         """Notes the factors of one visit of memorized samples, (m,) each."""

@@ -18,6 +18,7 @@ from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
 from sgdl_wrap.batches import backlog
 from sgdl_wrap.batches.backlog import (
     Backlog,
+    Reading,
     StepRecord,
     loss_values,
     step_sums,
@@ -51,26 +52,20 @@ def step_of(losses: Tensor, weights: Tensor | None = None) -> StepRecord:
 
 
 def test_steps_are_taken_once_and_in_their_order() -> None:
-    kept = Backlog()
-    assert kept.take() == []
-    one, other = step_of(torch.ones(3)), step_of(torch.ones(4))
-    kept.add(one)
-    kept.add(other)
+    one, other, third = (step_of(torch.ones(size)) for size in (3, 4, 5))
+    kept = Backlog().plus(one).plus(other)
+    assert kept.steps == (one, other)
     assert kept.samples == 7
-    assert kept.take() == [one, other]
-    assert kept.samples == 0
-    assert kept.take() == []
+    reading = Reading(2, [], 7, 7, 0, np.zeros(2), np.zeros(2))
+    assert kept.after(reading) == Backlog()
+    assert kept.plus(third).after(reading) == Backlog().plus(third)
 
 
 def test_it_is_full_when_as_many_samples_wait_as_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "CAPACITY", 5)
-    kept = Backlog()
-    kept.add(step_of(torch.ones(4)))
+    kept = Backlog().plus(step_of(torch.ones(4)))
     assert not kept.full
-    kept.add(step_of(torch.ones(1)))
-    assert kept.full
-    kept.take()
-    assert not kept.full
+    assert kept.plus(step_of(torch.ones(1))).full
 
 
 @pytest.mark.parametrize(
@@ -247,13 +242,13 @@ def test_steps_are_written_down_together_when_enough_samples_wait(
 ) -> None:
     monkeypatch.setattr(backlog, "CAPACITY", 100)
     calls = []
-    record = MemorizationTracker.record
+    note = MemorizationTracker.note
 
-    def listening(self: MemorizationTracker, ids: np.ndarray, losses: np.ndarray) -> None:
-        calls.append(len(ids))
-        record(self, ids, losses)
+    def listening(self: MemorizationTracker, visits: Any, averages: Any) -> None:
+        calls.append(sum(len(ids) for ids, _ in visits))
+        note(self, visits, averages)
 
-    monkeypatch.setattr(MemorizationTracker, "record", listening)
+    monkeypatch.setattr(MemorizationTracker, "note", listening)
     denoiser = tiny_denoiser(DATA, config=WATCHING)
     course = []
     for batch in triple_epoch(DATA, 0, batch_size=30):  # six batches, of 180 samples
@@ -321,7 +316,7 @@ def test_a_step_keeps_its_losses_alone_and_not_what_they_were_a_part_of() -> Non
     batch = triple_epoch(DATA, 0)[0]
     denoiser.before_step(batch)
     denoiser.step(batch)
-    (step,) = denoiser._epochs.backlog.take()
+    (step,) = denoiser._epochs.backlog.steps
     assert step.losses.untyped_storage().nbytes() == 4 * len(batch[0])
     assert not step.losses.requires_grad
 

@@ -263,19 +263,32 @@ def test_batches_nested_too_deep_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("stored", "like"),
+    [
+        ((users(), items()), None),
+        ((users(), items()), (users(),)),
+        ([users()], 3),
+        ({"user": users()}, {"item": users()}),
+        ({"user": users()}, (users(),)),
+        ({"user": [users(), {"item": items()}]}, (users(),)),
+        ({"user": users()}, OrderedDict(user=users())),
+    ],
+    ids=["tuple, none", "tuple, shorter", "list, number", "dict, other keys", "dict, tuple",
+         "nested", "dict, ordered"],
+)  # fmt: skip
+def test_plain_containers_come_back_beside_a_batch_of_any_layout(stored, like):
+    assert same(unpack(pack(stored), like), stored)
+
+
+@pytest.mark.parametrize(
     ("stored", "like", "kind"),
     [
-        ((users(), items()), None, "tuple"),
-        ((users(), items()), (users(),), "tuple"),
-        ([users()], 3, "list"),
-        ({"user": users()}, {"item": users()}, "dict"),
-        ({"user": users()}, (users(),), "dict"),
+        (OrderedDict(user=users()), {"user": users()}, "mapping"),
         (Open(users(), items()), {"users": users()}, "object"),
         (Open(users(), items()), Frozen(users()), "object"),
         (Named(users(), items()), None, "namedtuple"),
     ],
-    ids=["tuple, none", "tuple, shorter", "list, number", "dict, other keys", "dict, tuple",
-         "object, dict", "object, other object", "named tuple, none"],
+    ids=["ordered, dict", "object, dict", "object, other object", "named tuple, none"],
 )  # fmt: skip
 def test_batches_of_another_structure_are_refused(stored, like, kind):
     with pytest.raises(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sgdl_wrap import StateError, merge_states
+from sgdl_wrap.batches.backlog import Reading
 from sgdl_wrap.distributed.resharding import _joined_epoch
 from sgdl_wrap.records import RunningEpoch
 from tests.distributed.conftest import Told
@@ -130,10 +131,12 @@ def test_a_merged_state_without_this_rank_s_pairs_is_refused(told: Told) -> None
 
 
 def test_all_that_an_epoch_has_counted_of_samples_is_added_up() -> None:
-    epochs = [RunningEpoch(20), RunningEpoch(20)]
-    epochs[0].add(7, 3, 4, np.array([1.0]), np.array([2.0]))
-    epochs[1].add(5, 0, 5, np.array([0.5]), np.array([4.0]))
+    epochs = [
+        RunningEpoch(20).after(Reading(1, [], 7, 3, 4, np.array([1.0]), np.array([2.0]))),
+        RunningEpoch(20).after(Reading(1, [], 5, 0, 5, np.array([0.5]), np.array([4.0]))),
+    ]
     joined = RunningEpoch.from_state(_joined_epoch([epoch.state_dict() for epoch in epochs]))
-    expected = RunningEpoch(20)
-    expected.add(12, 3, 9, np.array([1.5]), np.array([6.0]))
+    expected = RunningEpoch(20).after(
+        Reading(1, [], 12, 3, 9, np.array([1.5]), np.array([6.0]))
+    )
     assert without(joined.state_dict(), "seconds") == without(expected.state_dict(), "seconds")

@@ -25,7 +25,7 @@ def histories(draw):
 def filled(h: int, bits: np.ndarray) -> MemorizationBuffer:
     found = MemorizationBuffer(bits.shape[1], h)
     for row in bits:
-        found.push(np.packbits(row))
+        found = found.pushed(np.packbits(row))
     return found
 
 
@@ -116,7 +116,7 @@ def test_exactly_half_is_not_a_majority(h):
 def test_nothing_is_memorized_before_more_than_half_of_h_epochs(h, first):
     found = MemorizationBuffer(11, h)
     for epoch in range(1, h + 1):
-        found.push(np.packbits(np.ones(11, dtype=bool)))
+        found = found.pushed(np.packbits(np.ones(11, dtype=bool)))
         assert count_bits(found.memorized()) == (11 if epoch >= first else 0)
 
 
@@ -142,7 +142,7 @@ def test_a_restored_buffer_goes_on_as_the_first_does(history, cut):
     second = MemorizationBuffer(bits.shape[1], h)
     second.restore(*first.state())
     for row in bits[cut:]:
-        second.push(np.packbits(row))
+        second = second.pushed(np.packbits(row))
     # the restored one shares no memory with the first, which stays where it was
     assert first.counts().tolist() == slow_counts(h, bits[:cut])
     assert second.counts().tolist() == slow_counts(h, bits)

@@ -15,10 +15,16 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.suspicion import suspicion
-from sgdl_wrap.memorization.tracker import MemorizationTracker
+from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
 from sgdl_wrap.memorization.transition import TransitionDetector, Verdict
 
 N_ITEMS = 40
+
+
+def commit(tracker: MemorizationTracker, findings: EpochFindings) -> int:
+    """The tracker is the one after the epoch; |M_t|."""
+    vars(tracker).update(vars(tracker.ended(findings)))
+    return tracker.memorized()
 
 
 def ids(values: Any) -> np.ndarray:
@@ -176,7 +182,7 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
             slow.record(places, losses, 0.7)
         scorer = Scorer(run.scores[epoch - 1])
         findings = tracker.examine(scorer, with_noise_rate=True)
-        memorized = tracker.commit(findings)
+        memorized = commit(tracker, findings)
         # user 0 has 25 observed items of 40
         assert len(scorer.asked[0]) == (50 if ranking == "sampled" else 40)
 
@@ -269,7 +275,7 @@ def test_smoothed_losses_take_no_memory_unless_read():
 def test_the_next_epoch_forgets_the_losses_and_keeps_the_smoothed_ones():
     tracker = small(weight_inputs=("smoothed_loss",), noise_rate=0.2, loss_smoothing=0.5)
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
-    tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+    commit(tracker, tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
     assert tracker.losses[:2].tolist() == [1.0, 2.0]
     tracker.record(ids([1]), floats([4.0]))
     assert tracker.losses[1] == 4.0
@@ -280,7 +286,7 @@ def test_the_next_epoch_forgets_the_losses_and_keeps_the_smoothed_ones():
 def test_an_epoch_without_losses_is_not_judged_by_those_before():
     tracker = small()
     tracker.record(ids([0, 1, 2, 3]), floats([1.0, 2.0, 1.0, 3.0]))
-    tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+    commit(tracker, tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
     with pytest.raises(NoiseRateError, match="Expected at least two losses"):
         tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True)
 
@@ -290,7 +296,7 @@ def test_where_the_losses_belong_survives_saving(ended):
     tracker, again = small(noise_rate=0.2), small(noise_rate=0.2)
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
     if ended:
-        tracker.commit(tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
+        commit(tracker, tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True))
     again.load_state_dict(tracker.state_dict())
     again.record(ids([1]), floats([4.0]))
     assert np.isnan(again.losses[0]) == ended
@@ -300,7 +306,7 @@ def test_smoothing_begins_with_the_last_losses_seen():
     tracker = small(noise_rate=0.2, loss_smoothing=0.5)
     tracker.record(ids([0, 1]), floats([1.0, 2.0]))
     findings = tracker.examine(lambda u, i: u * 1.0, with_noise_rate=True)
-    tracker.commit(findings)
+    commit(tracker, findings)
     tracker.note_switch(findings)
     tracker.record(ids([1, 2]), floats([4.0, 8.0]))
     tracker.note_switch(findings)  # it has begun
@@ -314,7 +320,7 @@ def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarr
     """Ends an epoch that showed losses of the first interactions; what it shows of them."""
     tracker.record(ids(range(len(losses))), floats(losses))
     findings = tracker.examine(lambda u, i: (i * 7) % 5 * 1.0, with_noise_rate=True)
-    tracker.commit(findings)
+    commit(tracker, findings)
     tracker.findings = findings  # type: ignore[attr-defined]
     found = suspicion(tracker.losses, tracker.interactions, findings.ranked.percentile)
     return found[: len(losses)]
@@ -348,7 +354,7 @@ def test_an_audit_averages_suspicion_from_the_first_epoch_on():
 
 def memorize(tracker: MemorizationTracker, rows: list[list[int]]) -> None:
     for row in rows:
-        tracker.buffer.push(np.packbits(np.array(row, dtype=bool)))
+        tracker.buffer = tracker.buffer.pushed(np.packbits(np.array(row, dtype=bool)))
 
 
 COLUMNS = {  # for ids 4, -1, 0, 4, 5 below
@@ -445,7 +451,7 @@ def test_a_failed_examination_can_be_repeated():
     visit(tracker)
     with pytest.raises(ScoreError, match=r"Expected finite scores, got \d+ NaN or Inf among"):
         tracker.examine(lambda u, i: torch.full((len(u),), torch.nan), with_noise_rate=True)
-    tracker.commit(tracker.examine(constant, with_noise_rate=True))
+    commit(tracker, tracker.examine(constant, with_noise_rate=True))
     assert tracker.buffer.epochs == 1
 
 
@@ -481,7 +487,7 @@ def test_the_cut_is_that_of_the_last_epoch_committed():
         findings = tracker.examine(
             lambda u, i, level=level: torch.full((len(u),), level), with_noise_rate=True
         )
-        tracker.commit(findings)
+        commit(tracker, findings)
         assert tracker.cut.nan_to_num(-1).tolist() == [level, -1, level, level]
 
 
@@ -507,7 +513,7 @@ def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
             tracker.record(ids(places), losses)
         scorer = Scorer(run.scores[epoch])
         findings = tracker.examine(scorer, with_noise_rate=True)
-        found += [scorer.asked, findings.noise_rate, tracker.commit(findings)]
+        found += [scorer.asked, findings.noise_rate, commit(tracker, findings)]
         found += [tracker.memorized_ids().tolist(), tracker.cut.nan_to_num(-9).tolist()]
     return found
 

@@ -82,7 +82,7 @@ def test_interactions_that_stay_keep_their_visits_and_new_ones_have_none(
         found.record(found.slots(ids), np.full((len(ids), 2), 1.0 + number))
     before = {int(i): found.sequences(found.slots(np.array([i]))) for i in IDS}
     ids = np.array(sorted(later))
-    found.follow(ids)
+    found = found.following(ids)
     assert found.ids.tolist() == ids.tolist()
     assert found.slots(ids).tolist() == list(range(len(ids)))
     for i in ids:
@@ -102,7 +102,7 @@ def test_those_that_stay_keep_their_visits_and_others_begin_anew(
     ids = np.array(sorted(before), dtype=np.int64)
     for visit in (1.0, 2.0, 3.0):
         found.record(found.slots(ids), np.stack([ids + visit, ids * visit], axis=1))
-    found.follow(np.array(sorted(after), dtype=np.int64))
+    found = found.following(np.array(sorted(after), dtype=np.int64))
     assert found.ids.tolist() == sorted(after)
     if not after:
         return

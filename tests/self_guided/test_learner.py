@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class Scene:
         self._visit(self.ids[n // 4 :], generator)
         self._visit(self.ids[:2], generator)
         self.lookahead = Lookahead(case.model, case.loss_fn)
-        self.streams = RandomStreams(0)
+        self.streams = partial(RandomStreams(0).own, torch.device("cpu"))
         self.guidance = Guidance(case.guidance, None, self.ids)
         psi = self.learner.weighting.parameters()
         self.psi = [p.detach().clone().requires_grad_() for p in psi]
@@ -542,7 +543,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
 
     training, held = draw(), draw()
     ids = np.arange(12)
-    gradients = []
+    gradients, streams = [], partial(RandomStreams(0).own, torch.device("cpu"))
     for sparse in (False, True):
         model = _Factors(sparse).double()
         for p, value in zip(model.parameters(), values, strict=True):
@@ -554,7 +555,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         gradients.append(
             learner.learn(
                 losses, losses.detach()[:, None], Guidance(held, None, ids),
-                Lookahead(model, _pairwise_loss), RandomStreams(0),
+                Lookahead(model, _pairwise_loss), streams,
                 assumed_lr=ETA,
             ).weighting_gradients
         )
