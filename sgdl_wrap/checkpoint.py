@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from sgdl_wrap.checkpoint_file import place_of, read, write
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.distributed.engine import bare
 from sgdl_wrap.errors import DenoiserError, StateError
 
-FORMAT = 1
+FORMAT = 2
 _MARK = "sgdl_wrap_checkpoint"
-_TORN = (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, KeyError, IndexError)
 
 
 def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
@@ -31,8 +27,13 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
         save_checkpoint("run.pt", denoiser=denoiser, model=model, optimizer=optimizer,
                         random=torch.default_generator, epoch=epoch)
 
-    It is written beside its place as ``path + ".partial"``, flushed to the disk, read back, and
-    then renamed. ``torch.load(path, weights_only=True)`` reads it too.
+    It is written beside its place under a name of its own, flushed to the disk, read back, and
+    then renamed. So several processes may save to one path: each file is whole, and the last
+    one stays. A file that is there keeps its permissions. ``torch.load(path, weights_only=True)``
+    reads it too.
+
+    A process that is killed while it saves may leave a file whose name is that of ``path``,
+    ``.partial-`` and 16 digits. No call reads it. Delete it when nothing saves there any more.
 
     Args:
         path: the file.
@@ -42,43 +43,22 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
             tensors and plain values.
 
     Raises:
-        StateError: a part that could not be read back without running code, or a failure to
-            write; the file of before is whole.
+        StateError: a part that could not be read back without running code, a path that can
+            name no file, or a failure to write; a file of before is as it was.
         OrderError: between before_step and step.
     """
-    whole = {
-        _MARK: FORMAT,
-        "parts": {name: _state(part) for name, part in parts.items()},
-    }
-    place = Path(path).resolve()
-    partial = place.with_name(place.name + ".partial")  # one name: a killed run leaves one at most
-    try:
-        with open(partial, "wb") as file:
-            torch.save(whole, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _read(partial, mmap=True)
-        os.replace(partial, place)
-    except (OSError, RuntimeError, TypeError, AttributeError, pickle.PickleError) as error:
-        # torch closes its archive on the way out, and fails at that too
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise StateError(
-            f"Expected to write the checkpoint {place}, got {type(reason).__name__}: {reason}. "
-            "Make room or choose another folder; a file saved there before is as it was."
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-    _flush_folder(place.parent)
+    states = {name: _state(part) for name, part in parts.items()}
+    write(place_of(path), {_MARK: FORMAT, "parts": states})
 
 
 def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, Any]:
-    """Puts a run back to where `save_checkpoint` saw it; all of it or, on an error, nothing.
+    """Puts a run back to where `save_checkpoint` saw it: all of it, or nothing.
 
         epoch = load_checkpoint("run.pt", denoiser=denoiser, model=model, optimizer=optimizer,
                                 random=torch.default_generator)["epoch"]
 
-    Nothing in the file is executed.
+    Nothing in the file is executed. After an error or an interrupt (Ctrl-C) every part is as it
+    was before the call.
 
     Args:
         path: the file.
@@ -88,14 +68,15 @@ def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, 
         Everything in the file that no object here took, tensors on the CPU.
 
     Raises:
-        StateError: a torn, truncated or foreign file, a part that is not in it, or the state of
-            another data set, model, configuration or version; nothing was changed.
+        StateError: a torn, damaged or foreign file, a path that is no file's, a part that is not
+            in it, or the state of another data set, model, configuration or version; nothing was
+            changed.
         DenoiserError: a part without load_state_dict.
         FileNotFoundError: there is no such file.
         OrderError: between before_step and step.
     """
-    place = Path(path).resolve()
-    states = _read(place)
+    place = place_of(path)
+    states = _parts_in(place)
     missing = sorted(parts.keys() - states.keys())
     if missing:
         raise StateError(
@@ -108,24 +89,45 @@ def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, 
                 f"Expected objects with load_state_dict, got {type(part).__name__} as {name}. "
                 "Take plain values from what load_checkpoint returns."
             )
+    rest = {name: state for name, state in states.items() if name not in parts}
     # the denoiser first: it knows best whether the file is another run's
     names = sorted(parts, key=lambda name: not isinstance(parts[name], SelfGuidedDenoiser))
     before = {name: copy.deepcopy(_state(parts[name])) for name in names}
-    touched = []
+    touched: list[str] = []
     try:
-        for name in names:
-            touched.append(name)
-            _restore(parts[name], states[name])
+        _restore_all_or_none(parts, states, before, touched)
     except Exception as error:
-        for name in touched:
-            _restore(parts[name], before[name])
-        if not isinstance(error, (*_TORN, TypeError, AttributeError)):
-            raise
         raise StateError(
-            f"Expected the {name} of the checkpoint {place} to fit, got {type(error).__name__}: "
-            f"{error} Load it into the objects it was saved from."
+            f"Expected the {touched[-1]} of the checkpoint {place} to fit, got "
+            f"{type(error).__name__}: {error} Load it into the objects it was saved from."
         ) from error
-    return {name: state for name, state in states.items() if name not in parts}
+    return rest
+
+
+def _restore_all_or_none(
+    parts: dict[str, Any], states: dict[str, Any], before: dict[str, Any], touched: list[str]
+) -> None:
+    """Parts take `states`; after an error or an interrupt, those touched take `before` again."""
+    settled = False
+    try:
+        try:
+            for name in before:
+                touched.append(name)
+                _restore(parts[name], states[name])
+            settled = True
+        finally:
+            if not settled:
+                _put_back(parts, before, touched)
+                settled = True
+    finally:
+        if not settled:  # an interrupt amid putting back what another error had left
+            _put_back(parts, before, touched)
+
+
+def _put_back(parts: dict[str, Any], before: dict[str, Any], names: list[str]) -> None:
+    for name in names:
+        with suppress(Exception):  # if a part takes no state at all, the others still take theirs
+            _restore(parts[name], before[name])
 
 
 def _state(part: Any) -> Any:
@@ -156,57 +158,24 @@ def _restore(part: Any, state: Any) -> None:
         part.load_state_dict(state)
 
 
-def _read(place: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """The parts of a file that is whole: every checksum of its zip archive is compared."""
-    with open(place, "rb") as file:  # a missing file is the caller's
-        try:
-            with zipfile.ZipFile(file) as archive:  # torch.load compares none
-                damaged = archive.testzip()
-        except (*_TORN, NotImplementedError) as error:
-            raise _broken(place, str(error)) from error
-        if damaged is not None:
-            raise _broken(place, f"damage in {damaged}")
-        file.seek(0)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what a foreign file holds
-                source: Any = str(place) if mmap else file
-                whole = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            raise StateError(
-                f"Expected tensors and plain values alone, got {found[1] if found else 'others'} "
-                f"in {place}; nothing of it was run. Save what has a state_dict, generators, "
-                "tensors and plain values; of an array torch.from_numpy(array)."
-            ) from error
-        except (*_TORN, TypeError, AttributeError) as error:
-            raise _broken(place, str(error).partition("\n")[0]) from error
-    if not isinstance(whole, dict) or _MARK not in whole or "parts" not in whole:
+def _parts_in(place: Path) -> dict[str, Any]:
+    """The parts of the checkpoint."""
+    whole = read(place)
+    if not isinstance(whole, dict) or _MARK not in whole:
         raise StateError(
             f"Expected a checkpoint that save_checkpoint wrote, got another file in {place}. "
             "Pass the path that was given to save_checkpoint."
         )
-    if whole[_MARK] != FORMAT:
+    found = whole[_MARK]
+    if type(found) is not int or found != FORMAT:
         raise StateError(
-            f"Expected checkpoint format {FORMAT}, got {whole[_MARK]} in {place}. "
+            f"Expected checkpoint format {FORMAT}, got {found!r:.20} in {place}. "
             "Load it with the version of sgdl-wrap that wrote it."
         )
-    parts: dict[str, Any] = whole["parts"]
+    parts = whole.get("parts")
+    if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts):
+        raise StateError(
+            f"Expected parts by their names in the checkpoint {place}, got others. "
+            "Load another checkpoint."
+        )
     return parts
-
-
-def _broken(place: Path, reason: str) -> StateError:
-    return StateError(
-        f"Expected a whole checkpoint, got {place} torn, truncated or foreign ({reason}). "
-        "Load another checkpoint."
-    )
-
-
-def _flush_folder(folder: Path) -> None:
-    """The renaming itself reaches the disk; where folders cannot be opened, it does in time."""
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

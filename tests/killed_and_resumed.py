@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
         totals.append(int(place.with_suffix(".calls").read_text()))
     generator = torch.Generator().manual_seed(0)
     kills: list[dict[str, Any]] = []
-    ended = 0
+    ended = litter = 0
     while len(kills) < KILLS or (folder / f"killed-{ended}.pt").exists():
         place = folder / f"killed-{ended}.pt"
         saving = len(kills) % 2 == 1
@@ -106,8 +106,9 @@ def main(folder: Path) -> None:
             ended += 1
         elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             left = load_checkpoint(place)["step"] if place.exists() else 0
-            partial = place.with_name(place.name + ".partial").exists()
-            kills.append({"run": ended, "saving": saving, "step": left, "partial": partial})
+            found = len(list(folder.glob("*.partial-*")))
+            kills.append({"run": ended, "saving": saving, "step": left, "partial": found > litter})
+            litter = found
         else:
             raise SystemExit("a resumed run failed")
     (folder / "kills.json").write_text(json.dumps(kills))

@@ -142,10 +142,6 @@ def _read(folder: Path, rank: int) -> tuple[dict[str, Any], str]:
             f"Expected {path.name} in the checkpoint {folder}, got none. Load a checkpoint that "
             "was saved after register_denoiser, or load before the denoiser is registered."
         ) from error
-    except OSError as error:
-        raise StateError(
-            f"Expected to read {path}, got {type(error).__name__}: {error}. Make it readable."
-        ) from error
     if not isinstance(found.get("denoiser"), dict) or not isinstance(found.get("saved"), str):
         raise StateError(
             f"Expected the denoiser in {path}, got another checkpoint. Load the folder that "

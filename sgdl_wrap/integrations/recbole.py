@@ -175,7 +175,7 @@ class _Hooks:
         self._denoiser.load_state_dict(parts["denoiser"])
         try:
             type(self._trainer).resume_checkpoint(self._trainer, resume_file)
-        except Exception:
+        except BaseException:  # an interrupt, too
             self._denoiser.load_state_dict(before)
             raise
 

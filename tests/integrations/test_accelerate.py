@@ -202,7 +202,8 @@ def test_a_damaged_file_is_refused_by_name_before_anything_changes(
     run = Run(SOON)
     before = run.everything()
     with pytest.raises(
-        StateError, match=r"^Expected a whole checkpoint, got .*denoiser-0\.pt torn, truncated or"
+        StateError,
+        match=r"^Expected a whole checkpoint, got .*denoiser-0\.pt with(out its| another) digest: ",
     ):
         run.accelerator.load_state(str(tmp_path))
     assert_identical(run.everything(), before)
@@ -219,7 +220,7 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     run = Run(SOON)
     (tmp_path / "denoiser-0.pt").mkdir()
-    with pytest.raises(StateError, match=r"^Expected to read .*denoiser-0\.pt, got \w+Error: "):
+    with pytest.raises(StateError, match=r"^Expected the path of a file, got a folder at .*0\.pt"):
         run.accelerator.load_state(str(tmp_path))
 
 
@@ -360,7 +361,7 @@ def test_two_processes_train_what_one_trains_on_whole_batches(folder: Path, name
 
 REASONS = {
     "missing": r"Expected denoiser-1\.pt in the checkpoint .*missing, got none\.",
-    "torn": r"Expected a whole checkpoint, got .*denoiser-1\.pt torn, truncated or foreign",
+    "torn": r"Expected a whole checkpoint, got .*denoiser-1\.pt without its digest: torn",
     "mixed": r"Expected files of one save in .*mixed, got denoiser-1\.pt of another one than",
     "foreign": r"Expected the state of this configuration, got one that differs in meta_lr\.",
     "full": r"Expected to write .*denoiser-1\.pt, got OSError: .*No space left",
