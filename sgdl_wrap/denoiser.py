@@ -32,7 +32,7 @@ from sgdl_wrap.records import EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
 from sgdl_wrap.self_guided.lookahead import LossFn
-from sgdl_wrap.state import broken_state_refused, check_header, header
+from sgdl_wrap.state import broken_state_refused, check_header, check_seal, header, sealed
 from sgdl_wrap.steps import Steps
 from sgdl_wrap.user_code import ScoreFn, UserCode
 from sgdl_wrap.without_trace import all_or_nothing, outside_inference_mode
@@ -334,8 +334,9 @@ class SelfGuidedDenoiser:
 
     @outside_inference_mode
     def state_dict(self) -> dict[str, Any]:
-        """Everything the denoiser knows, in tensors and plain values.
+        """Everything the denoiser knows, in tensors and plain values, sealed by a SHA-256.
 
+        Pass it on as it is: `load_state_dict` refuses a state in which anything was changed.
         ``torch.load(..., weights_only=True)`` reads it back. Model, optimizer and the global
         random state are the user's to save.
 
@@ -351,12 +352,15 @@ class SelfGuidedDenoiser:
                 "Save after step."
             )
         self._epochs.write_down()
-        return {
-            **header(self.interactions, self.config, self._user_code.model, enabled=self.enabled),
-            **rank_header(self._ranks, self.interactions),
-            **self._epochs.state_dict(),
-            "user": {**self._user_code.state_dict(), **self._steps.state_dict()},
-        }
+        model = self._user_code.model
+        return sealed(
+            {
+                **header(self.interactions, self.config, model, enabled=self.enabled),
+                **rank_header(self._ranks, self.interactions),
+                **self._epochs.state_dict(),
+                "user": {**self._user_code.state_dict(), **self._steps.state_dict()},
+            }
+        )
 
     @outside_inference_mode
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -366,8 +370,10 @@ class SelfGuidedDenoiser:
             state: what `state_dict` or `merge_states` returned.
 
         Raises:
-            StateError: another data set, config, model or version; nothing was changed.
+            StateError: a state that was changed or damaged, or one of another data set, config,
+                model or version; nothing was changed.
         """
+        check_seal(state)
         state = state_of_rank(state, self._ranks, self.interactions)
         model = self._user_code.model
         check_header(state, self.interactions, self.config, model, enabled=self.enabled)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.seal import digest_of
 
-FORMAT = 7
+FORMAT = 8
 _KEYS = {
     "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
     "self_guided", "user", "epoch", "explicit_epochs",
@@ -33,6 +34,44 @@ def header(
     }
 
 
+def sealed(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with a digest of all that it holds, by which :func:`check_seal` knows it again."""
+    return {**state, "seal": _digest(state)}
+
+
+def check_seal(state: Any) -> None:
+    """Refuses what is no state, a state of another format, and one that was changed or damaged.
+
+    Raises:
+        StateError: the message says which.
+    """
+    if not isinstance(state, dict) or _KEYS - set(state):
+        missing = sorted(_KEYS - set(state)) if isinstance(state, dict) else "everything"
+        raise StateError(
+            f"Expected a state_dict of SelfGuidedDenoiser, got one without {missing}. "
+            "Pass what denoiser.state_dict() returned."
+        )
+    found = state["format"]
+    if type(found) is not int or found != FORMAT:
+        raise StateError(
+            f"Expected state format {FORMAT}, got {found!r:.20}. "
+            "Load it with the version of sgdl-wrap that wrote it."
+        )
+    try:
+        whole = state.get("seal") == _digest(state)
+    except Exception:  # of what no state holds: other objects, a list that holds itself
+        whole = False
+    if not whole:
+        raise StateError(
+            "Expected a state as state_dict() returned it, got one that was changed or damaged "
+            "since. Load another checkpoint."
+        )
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return digest_of({name: value for name, value in state.items() if name != "seal"})
+
+
 def check_header(
     state: dict[str, Any],
     interactions: Interactions,
@@ -41,22 +80,14 @@ def check_header(
     *,
     enabled: bool,
 ) -> None:
-    """Refuses a state of another format, data set, configuration or model.
+    """Refuses a state of another data set, configuration or model.
+
+    Args:
+        state: a rank's state, of one that :func:`check_seal` has passed.
 
     Raises:
         StateError: the message says which, and what differs.
     """
-    if not isinstance(state, dict) or _KEYS - set(state):
-        missing = sorted(_KEYS - set(state)) if isinstance(state, dict) else "everything"
-        raise StateError(
-            f"Expected a state_dict of SelfGuidedDenoiser, got one without {missing}. "
-            "Pass what denoiser.state_dict() returned."
-        )
-    if state["format"] != FORMAT:
-        raise StateError(
-            f"Expected state format {FORMAT}, got {state['format']}. "
-            "Load it with the version of sgdl-wrap that wrote it."
-        )
     ours = header(interactions, config, model, enabled=enabled)
     if state["interactions"] != ours["interactions"]:
         raise StateError(

@@ -437,10 +437,10 @@ def snapshot(model: nn.Module, *optimizers: torch.optim.Optimizer) -> dict[str, 
 def without(tree: Any, *names: str) -> Any:
     """A tree of dicts, lists and tuples without the entries of these names, at any depth.
 
-    "seconds" stands for every reading of the clock.
+    "seconds" stands for every reading of the clock, and for the seal of a state, which covers them.
     """
     if "seconds" in names:
-        names = (*names, "plain_seconds")
+        names = (*names, "plain_seconds", "seal")
     if isinstance(tree, dict):
         return {k: without(v, *names) for k, v in tree.items() if k not in names}
     if isinstance(tree, (list, tuple)):

@@ -16,6 +16,7 @@ from torch import nn
 from examples.models.lightgcn import bpr_loss
 from sgdl_wrap import Phase, SelfGuidedDenoiser, StateError
 from tests.models_zoo import MLPScorer, assert_identical, seeded, snapshot, tiny_data, without
+from tests.resealed import resealed
 from tests.resume_in_fresh_process import EPOCHS, STEPS_PER_EPOCH, Run
 
 CASES = ("neumf tuple", "neumf dict", "lightgcn tuple", "lightgcn dataclass")
@@ -204,7 +205,7 @@ def test_the_state_of_a_version_without_a_field_is_refused(state: dict[str, Any]
     config = {name: value for name, value in state["config"].items() if name != "noise_rate"}
     assert state["config"]["noise_rate"] is None  # the default, which may mean another thing now
     message = "^Expected the state of this configuration, got one that differs in noise_rate"
-    refused(Run("lightgcn tuple"), {**state, "config": config}, message)
+    refused(Run("lightgcn tuple"), resealed({**state, "config": config}), message)
 
 
 def test_the_state_of_another_model_is_refused(state: dict[str, Any]) -> None:
@@ -217,7 +218,7 @@ def test_the_state_of_another_model_is_refused(state: dict[str, Any]) -> None:
 
 def test_the_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
     foreign = {**state, "format": 99}
-    refused(Run("lightgcn tuple"), foreign, "^Expected state format 7, got 99")
+    refused(Run("lightgcn tuple"), foreign, "^Expected state format 8, got 99")
 
 
 @pytest.mark.parametrize(

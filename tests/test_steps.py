@@ -27,6 +27,7 @@ from tests.models_zoo import (
     triple_epoch,
     without,
 )
+from tests.resealed import resealed
 
 DATA = tiny_data()
 N = len(DATA)
@@ -166,7 +167,7 @@ def test_a_state_goes_on_with_what_it_was_settled_on(kind: str) -> None:
     state["self_guided"]["settled"]["memorized_data"] = "switch"
     before = state["self_guided"]["memorized"].tolist()
     again = build(kind)
-    again.load_state_dict(state)
+    again.load_state_dict(resealed(state))
     train(again, kind, epochs=2, start=2)
     assert again.state_dict()["self_guided"]["memorized"].tolist() == before
 

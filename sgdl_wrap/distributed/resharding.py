@@ -18,7 +18,7 @@ from torch import Tensor
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions, fingerprint
-from sgdl_wrap.state import broken_state_refused
+from sgdl_wrap.state import broken_state_refused, check_seal, sealed
 
 _SUMS = ("observed", "samples", "negatives", "loss_sum", "weight_sum")
 _COLUMNS = ("losses", "smoothed", "suspicion")  # of the tracker, one entry an interaction
@@ -45,8 +45,11 @@ def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         interactions. A list of one process's state alone gives that back.
 
     Raises:
-        StateError: not one state of each rank, or not of the same moment.
+        StateError: not one state of each rank, not of the same moment, or one that was changed or
+            damaged since it was taken.
     """
+    for state in states:
+        check_seal(state)
     if len(states) == 1 and "ranks" not in states[0]:
         return states[0]
     with broken_state_refused():
@@ -60,13 +63,13 @@ def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
             )
         _check_one_moment(states)
         merged = dict(states[0])
-        del merged["ranks"]
+        del merged["ranks"], merged["seal"]
         merged["epoch"] = _joined_epoch([state["epoch"] for state in states])
         if merged["self_guided"] is not None:
             merged["self_guided"] = {**merged["self_guided"], "guidance": None}
         if "pairs" in merged:
-            return _joined_shards(states, merged)
-        return _joined_replicas(states, merged)
+            return sealed(_joined_shards(states, merged))
+        return sealed(_joined_replicas(states, merged))
 
 
 def state_of_rank(
@@ -74,11 +77,12 @@ def state_of_rank(
 ) -> dict[str, Any]:
     """What this rank takes of a state: its own as it is; of one for all, its part.
 
+    Args:
+        state: one that `check_seal` has passed; a part of it has no seal that fits.
+
     Raises:
         StateError: the state of another rank, or without some of this rank's pairs.
     """
-    if not isinstance(state, dict):
-        return state  # refused with the header
     with broken_state_refused():
         if "ranks" in state:
             if list(state["ranks"]) != [ranks.rank, ranks.size]:

@@ -20,7 +20,7 @@ from sgdl_wrap.distributed.engine import bare, ranks_of
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.distributed.resharding import merge_states, state_of_rank
 from sgdl_wrap.errors import StateError, UnsupportedModelError
-from sgdl_wrap.state import broken_state_refused, check_header
+from sgdl_wrap.state import broken_state_refused, check_header, check_seal
 
 try:
     from accelerate import Accelerator
@@ -112,6 +112,7 @@ def _state(folder: Path, denoiser: SelfGuidedDenoiser, ranks: Ranks) -> dict[str
             state = _read_of(mark, folder, ranks.rank)
         else:
             state = merge_states([_read_of(mark, folder, rank) for rank in range(size)])
+        check_seal(state)
         # asked before any rank takes its own: one whose state is refused would be left behind
         check_header(
             state_of_rank(state, ranks, denoiser.interactions),

@@ -18,6 +18,7 @@ from tests.distributed.conftest import Told
 from tests.distributed.runs import DIVIDED_ANEW, SAVED, SAVED_AT, Run
 from tests.distributed.test_following import assert_follow, assert_near
 from tests.models_zoo import assert_identical, without
+from tests.resealed import resealed
 
 
 def reference(case: str, then: str) -> dict[str, Any]:
@@ -116,8 +117,10 @@ def test_states_that_do_not_belong_together_are_refused(told: Told) -> None:
     with pytest.raises(StateError, match=r"^Expected states of one moment, got rank 1 at another"):
         merge_states([first, later])
     torn = {name: value for name, value in second.items() if name != "tracker"}
-    with pytest.raises(StateError, match=r"^Expected a whole state, got a broken one \(KeyError"):
+    with pytest.raises(StateError, match=r"got one without \['tracker'\]\. Pass what denoiser"):
         merge_states([first, torn])
+    with pytest.raises(StateError, match=r"^Expected a state as state_dict\(\) returned it"):
+        merge_states([first, {**second, "enabled": False}])
 
 
 def test_a_merged_state_without_this_rank_s_pairs_is_refused(told: Told) -> None:
@@ -127,7 +130,7 @@ def test_a_merged_state_without_this_rank_s_pairs_is_refused(told: Told) -> None
     keys[0] += 1 if int(keys[1]) > int(keys[0]) + 1 else -1
     foreign = {**merged, "pairs": {**merged["pairs"], "keys": keys}, "interactions": "another"}
     with pytest.raises(StateError, match=r"n_items = 30 and without 1 of 180\."):
-        Run().denoiser.load_state_dict(foreign)
+        Run().denoiser.load_state_dict(resealed(foreign))
 
 
 def test_all_that_an_epoch_has_counted_of_samples_is_added_up() -> None:

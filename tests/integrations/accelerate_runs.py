@@ -31,6 +31,7 @@ from sgdl_wrap import (
 )
 from sgdl_wrap.integrations.accelerate import register_denoiser
 from tests.models_zoo import assert_identical, seeded, without
+from tests.resealed import resealed
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 EPOCHS, STEPS, SIZE = 4, 4, 40  # the batches of all processes together
@@ -153,6 +154,7 @@ def lay_out(folder: Path) -> None:
     shutil.copy(folder / "step-5" / "denoiser-1.pt", folder / "mixed")
     parts = load_checkpoint(folder / "foreign" / "denoiser-1.pt")
     parts["denoiser"]["config"]["meta_lr"] = 1.0
+    parts["denoiser"] = resealed(parts["denoiser"])
     save_checkpoint(folder / "foreign" / "denoiser-1.pt", **parts)
 
 
