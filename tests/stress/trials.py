@@ -36,6 +36,7 @@ class Trials(NamedTuple):
 
     numbers: Sequence[int]
     trial: Callable[[int], None]  # raises Wrong
+    alone: bool = False  # each in a process of its own: one may spoil the memory of the next
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(trials: Trials, jobs: int) -> Iterator[Outcome]:
     for job in range(jobs):
         numbers = list(trials.numbers[job::jobs])
         if numbers:
-            _Worker(trials.trial, numbers).watched_by(watched)
+            _Worker(trials, numbers).watched_by(watched)
     while watched.get_map():
         for key, _ in watched.select():
             worker: _Worker = key.data
@@ -84,19 +85,19 @@ def run(trials: Trials, jobs: int) -> Iterator[Outcome]:
             watched.unregister(worker.pipe)
             worker.pipe.close()
             status = os.waitpid(worker.process, 0)[1]
-            if worker.numbers:
+            if status and worker.numbers:
                 number = worker.numbers.pop(0)
                 death = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
                 name = "hangs" if death == signal.SIGALRM else "kills the process"
                 yield Outcome(number, name, signal.Signals(death).name if death else "exit")
             if worker.numbers:
-                _Worker(trials.trial, worker.numbers).watched_by(watched)
+                _Worker(trials, worker.numbers).watched_by(watched)
 
 
 class _Worker:
     """A fork that does trials, one after another, and writes a line for each."""
 
-    def __init__(self, trial: Callable[[int], None], numbers: list[int]) -> None:
+    def __init__(self, trials: Trials, numbers: list[int]) -> None:
         self.numbers = numbers
         here, there = os.pipe()
         sys.stdout.flush()
@@ -105,15 +106,15 @@ class _Worker:
             os.close(here)
             try:
                 _limit_memory()
-                for number in numbers:
+                for number in numbers[:1] if trials.alone else numbers:
                     signal.alarm(PATIENCE)
-                    outcome = do(trial, number)
+                    outcome = do(trials.trial, number)
                     line = json.dumps([outcome.number, outcome.kind, outcome.what]) + "\n"
                     os.write(there, line.encode())
             except BaseException:
                 traceback.print_exc()
-            finally:
-                os._exit(0)
+                os._exit(1)
+            os._exit(0)
         os.close(there)
         self.pipe = os.fdopen(here, "rb", buffering=0)
 
