@@ -1,7 +1,7 @@
 """Every bit of a checkpoint's headers, and some of its data, flipped one at a time.
 
-`load_checkpoint` either refuses by `StateError`, and no object has changed, or loads exactly what was
-saved. The number of a trial is that of the bit: 8 * byte + bit.
+`load_checkpoint` either refuses by `StateError`, and no object has changed, or loads exactly what
+was saved. The number of a trial is that of the bit: 8 * byte + bit.
 """
 
 from __future__ import annotations

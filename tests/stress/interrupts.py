@@ -1,8 +1,8 @@
 """Ctrl-C at a random line of the library, during one call of a short run through both phases.
 
-Right after it, training flags are as before the call, and parameters as before or after the whole of
-it. The same call is then made again; an OrderError says that the interrupted one was done. The run
-then ends bit for bit as an undisturbed one, but for the clock.
+Right after it, training flags are as before the call, and parameters as before or after the whole
+of it. The same call is then made again; an OrderError says that the interrupted one was done. The
+run then ends bit for bit as an undisturbed one, but for the clock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETUPS = (
     Setup("factors", draws="numpy", config={"weight_inputs": ("loss", "smoothed_loss")}),
     Setup("neumf", pointwise=True, config={"guidance_interval": 1}),
     Setup("neumf", pointwise=True, explicit=True, penalty=True, config={"history_length": 2}),
-    Setup("neumf", pointwise=True, score_draws=True, config={"history_length": 4}),
+    Setup("neumf", pointwise=True, score_draws=True, config={"history_length": 3}),
     Setup("lightgcn"),
     Setup("lightgcn", explicit=True, config={"guidance_interval": 1}),
     Setup("lightgcn", config={"noise_rate": None, "switch_timeout": 1}),
@@ -47,7 +47,7 @@ SETUPS = (
     Setup("batchnorm", pointwise=True),
     Setup("batchnorm", pointwise=True, draws="torch", config={"guidance_interval": 1}),
     Setup("batchnorm", explicit=True, penalty=True, config={"history_length": 2}),
-)
+)  # fmt: skip
 # how often a call is chosen
 OFTEN = {
     "before_step": 3, "step": 3, "end_epoch": 2, "load_state_dict": 1, "load_checkpoint": 1,
@@ -212,7 +212,8 @@ def _interrupted(setup: Setup, expected: Undisturbed, folder: Path, draw: random
                     call()
                 except Exception as error:
                     if where:
-                        raise Wrong(f"{kind}: a later call fails", f"{where}: {told(error)}") from error
+                        what = f"{where}: {told(error)}"
+                        raise Wrong(f"{kind}: a later call fails", what) from error
                     raise
                 continue
             flags = script.run.training()

@@ -1,8 +1,8 @@
-"""Random sequences of public calls, right and wrong ones, with a loss and scores that fail at times.
+"""Random sequences of public calls, right and wrong, with a loss and scores that fail at times.
 
-Only documented errors come (a `DenoiserError`, or what the user's own code raised). Training then goes
-on for an epoch without an error, and parameters stay finite. If all steps were taken in Phase I, the
-parameters are those of a plain loop that made the same steps.
+Only documented errors come: a `DenoiserError`, or what the user's own code raised. Training then
+goes on for an epoch without an error, and parameters stay finite. If all steps were taken in Phase
+I, the parameters are those of a plain loop that made the same steps.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class Player:
             except (DenoiserError, UsersOwnError) as error:
                 self.said[-1] += f" ({type(error).__name__})"
             except Exception as error:
-                raise Wrong(f"undocumented {type(error).__name__}", f"{self}: {told(error)}") from error
+                what = f"{self}: {told(error)}"
+                raise Wrong(f"undocumented {type(error).__name__}", what) from error
 
     def __str__(self) -> str:
         return f"set-up {SETUPS.index(self.setup)}, {', '.join(self.said[-6:])}"

@@ -197,5 +197,5 @@ def difference(found: Any, expected: Any) -> str:
     try:
         assert_identical(found, expected)
     except AssertionError as error:
-        return " ".join(str(error).split())[:200]
+        return " ".join(str(error).split())[:90]
     return ""

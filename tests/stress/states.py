@@ -43,8 +43,11 @@ SETUPS = {
     "ranking": (Setup("lightgcn"), 10),
     "pointwise": (Setup("neumf", pointwise=True, config={"guidance_interval": 1}), 11),
     "smoothed": (
-        Setup(pointwise=True, config={"weight_inputs": ("loss", "smoothed_loss"), "noise_rate": None,
-                                      "switch_timeout": 1, "denoising_scheduler": "mlp"}),
+        Setup(
+            pointwise=True,
+            config={"weight_inputs": ("loss", "smoothed_loss"), "noise_rate": None,
+                    "switch_timeout": 1, "denoising_scheduler": "mlp"},
+        ),
         9,
     ),
     "merged": (Setup(explicit=True, config={"history_length": 2}), 10),
@@ -239,7 +242,8 @@ def _merged(setup: Setup, until: int) -> dict[str, Any]:
         children = [
             _forked(lambda rank=rank: _rank(setup, until, rank, Path(folder))) for rank in (0, 1)
         ]
-        if any([os.waitpid(child, 0)[1] for child in children]):  # both
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        if any(statuses):
             raise RuntimeError("the two ranks failed")
         paths = [Path(folder) / f"{rank}.pt" for rank in (0, 1)]
         return merge_states([torch.load(path, weights_only=True) for path in paths])

@@ -63,7 +63,8 @@ def do(trial: Callable[[int], None], number: int) -> Outcome:
     except Wrong as wrong:
         return Outcome(number, wrong.kind, wrong.what)
     except Exception as error:
-        return Outcome(number, f"undocumented {type(error).__name__}", " ".join(told(error).split()))
+        what = " ".join(told(error).split())
+        return Outcome(number, f"undocumented {type(error).__name__}", what)
     return Outcome(number)
 
 

@@ -1,7 +1,7 @@
 """Several processes save to one path at once, and one reads it.
 
-Every save reports success, every load gives what one of them saved, whole; at the end the file holds
-the last that one of them saved, and nothing else is left in the folder.
+Every save reports success, and every load gives what one of them saved, whole. At the end the file
+holds the last that one of them saved, and nothing else is left in the folder.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _round(folder: Path, writers: int, *, old: bool) -> None:
 
 
 def content(who: int, turn: int) -> dict[str, Any]:
-    """What a writer saves at a turn: as long as it is the writer's, as large as it is the turn's."""
+    """What a writer saves at a turn: its length tells the writer, its values the turn, too."""
     values = torch.full((500 * (who + 1),), 100.0 * who + turn)
     return {"who": who, "turn": turn, "values": values, "more": {"again": values.double()}}
 
