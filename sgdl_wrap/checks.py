@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -19,7 +18,6 @@ from sgdl_wrap.distributed.engine import bare, check_engine
 from sgdl_wrap.errors import (
     BatchError,
     DenoiserError,
-    DenoiserWarning,
     LossError,
     NoiseRateError,
     NonFiniteError,
@@ -28,6 +26,7 @@ from sgdl_wrap.errors import (
     UnsupportedModelError,
 )
 from sgdl_wrap.memorization.ranking import checked_scores
+from sgdl_wrap.notices import warn
 
 _TASKS = (
     "Of several tasks, return the sum for each sample. What is no loss of a sample, hand to "
@@ -171,14 +170,12 @@ def check_optimizers(modules: Sequence[nn.Module], optimizers: Sequence[object])
         )
     known = {id(p) for module in modules for p in module.parameters()}
     if held - known:
-        warnings.warn(
+        warn(
             f"Expected an optimizer of the model's parameters, got {len(held - known)} that belong "
             "neither to it nor to a loss that is a module. They are trained as ever, but virtual "
             "updates leave them as they are, and modules that hold them keep their training mode "
             "where pairs are scored. Put all that is trained into one module, such as "
-            "nn.ModuleDict, and pass that.",
-            DenoiserWarning,
-            stacklevel=3,
+            "nn.ModuleDict, and pass that."
         )
 
 

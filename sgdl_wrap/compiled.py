@@ -7,7 +7,6 @@ parameters.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sgdl_wrap.errors import DenoiserWarning, UnsupportedModelError
+from sgdl_wrap.errors import UnsupportedModelError
+from sgdl_wrap.notices import warn
 
 _IN_PLACE = "_compiled_call_impl"  # what module.compile() sets
 _WRAPPED = "_orig_mod"  # the one submodule of what torch.compile(module) returns
@@ -68,11 +68,9 @@ def say_where_compiled(model: nn.Module, loss_fn: Any) -> None:
     """
     in_place = any(vars(module).get(_IN_PLACE) is not None for module in model.modules())
     if in_place or any(what_was_compiled(called) is not called for called in (model, loss_fn)):
-        warnings.warn(
+        warn(
             "Expected an eager model and loss, got torch.compile, whose graphs have no second "
             "derivative. The compiled form trains in Phase I and in the steps of Phase II that do "
             "not learn ψ and φ; those that learn, and all that is evaluated aside, call what was "
-            "compiled. Nothing is to be done.",
-            DenoiserWarning,
-            stacklevel=3,
+            "compiled. Nothing is to be done."
         )

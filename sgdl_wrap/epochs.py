@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from sgdl_wrap.batches.backlog import Backlog, Reading
 from sgdl_wrap.batches.samples import are_pointwise
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
-from sgdl_wrap.errors import DenoiserWarning, NonFiniteError, OrderError, SwitchError
+from sgdl_wrap.errors import NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import Averages, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
@@ -24,6 +23,7 @@ from sgdl_wrap.memorization.transition import (
     Verdict,
     first_stall,
 )
+from sgdl_wrap.notices import warn
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import EpochRecord, RunningEpoch
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
@@ -297,12 +297,10 @@ class Epochs:
             ended.memorized, "pointwise" if ended.self_guided.pointwise else "ranking",
         )  # fmt: skip
         if ended.verdict is Verdict.TIMED_OUT:
-            warnings.warn(
+            warn(
                 f"Expected the memorized ratio to reach the clean ratio within "
                 f"{self._config.switch_timeout} epochs, got {record.memorized_ratio:.3f} of "
-                f"{record.clean_ratio:.3f}. Phase II begins by time-out.",
-                DenoiserWarning,
-                stacklevel=5,
+                f"{record.clean_ratio:.3f}. Phase II begins by time-out."
             )
 
     def _say_where_stalled(self, record: EpochRecord) -> None:

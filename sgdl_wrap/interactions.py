@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgdl_wrap.errors import DenoiserWarning, InteractionsError
+from sgdl_wrap.errors import InteractionsError
+from sgdl_wrap.notices import warn
 
 
 class Interactions:
@@ -76,11 +76,9 @@ class Interactions:
         self.rows = len(user_ids)
         self.keys: Tensor = torch.unique(user_ids * self.n_items + item_ids, sorted=True)
         if len(self.keys) < self.rows:
-            warnings.warn(
+            warn(
                 f"Expected distinct pairs, got {self.rows - len(self.keys)} repeats among "
-                f"{self.rows}. A pair that repeats is one interaction.",
-                DenoiserWarning,
-                stacklevel=3,
+                f"{self.rows}. A pair that repeats is one interaction."
             )
         bounds = torch.arange(self.n_users + 1) * self.n_items
         self.starts: Tensor = torch.searchsorted(self.keys, bounds)

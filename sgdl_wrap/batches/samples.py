@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from sgdl_wrap.batches.pairs import Pairs
-from sgdl_wrap.errors import BatchError, DenoiserWarning
+from sgdl_wrap.errors import BatchError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.notices import warn
 
 MOST_UNKNOWN = 1 / 3  # of the pairs that pass for observed: more of them are sampled negatives
 
@@ -90,10 +90,8 @@ def doubt_unknown(samples: Samples, where: str) -> None:
     meant = int(samples.observed.sum())
     unknown = meant - int((samples.ids >= 0).sum())
     if unknown > MOST_UNKNOWN * meant:
-        warnings.warn(
+        warn(
             f"Expected the pairs of {where} among the interactions, got {unknown} of {meant} "
             "unknown, which count as sampled negatives. If they are, say so: pair_fn returns "
-            "(users, items, observed). Else number ids alike and leave padding out.",
-            DenoiserWarning,
-            stacklevel=5,
+            "(users, items, observed). Else number ids alike and leave padding out."
         )

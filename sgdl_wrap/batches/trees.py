@@ -7,7 +7,6 @@ understood, tensors and numpy arrays are their leaves; anything else is kept as 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgdl_wrap.errors import DenoiserWarning, LossError, StateError
+from sgdl_wrap.errors import LossError, StateError
+from sgdl_wrap.notices import warn
 
 LeafFn = Callable[[Any], Any]
 _PLAIN = (type(None), bool, int, float, str)
@@ -211,10 +211,8 @@ def doubt_storable(batch: Any) -> None:
     try:
         pack(batch)
     except StateError as error:
-        warnings.warn(
-            f"{error} This one trains, but state_dict() will fail once Phase II has begun.",
-            DenoiserWarning,
-            stacklevel=5,
+        warn(
+            f"{error} This one trains, but state_dict() will fail once Phase II has begun."
         )
 
 

@@ -7,7 +7,6 @@ everywhere else.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sgdl_wrap.compiled import what_was_compiled
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
-from sgdl_wrap.errors import DenoiserWarning, OrderError, UnsupportedModelError
+from sgdl_wrap.errors import OrderError, UnsupportedModelError
+from sgdl_wrap.notices import warn
 
 _FSDP = ("FullyShardedDataParallel", "FSDPModule")
 _DISTRIBUTED = "DTensor"  # of tensor parallelism
@@ -78,12 +78,10 @@ def ranks_of(model: nn.Module) -> Ranks:
     if isinstance(model, DistributedDataParallel):
         return Ranks(model.process_group, next(model.parameters()).device)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        warnings.warn(
+        warn(
             f"Expected the model in DistributedDataParallel, as {dist.get_world_size()} processes "
             "run together, got it bare. Each process denoises by itself; pass the wrapped model "
-            "if they train one.",
-            DenoiserWarning,
-            stacklevel=4,
+            "if they train one."
         )
     return ALONE
 

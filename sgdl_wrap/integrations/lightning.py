@@ -11,7 +11,6 @@ of Eq. 9; whatever else `training_step` adds stays as it is, and so does what it
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,7 +24,6 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.errors import (
     DenoiserError,
-    DenoiserWarning,
     LossError,
     OrderError,
     UnsupportedModelError,
@@ -33,6 +31,7 @@ from sgdl_wrap.errors import (
 from sgdl_wrap.finite import check_gradients
 from sgdl_wrap.integrations.replay import Replay
 from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.notices import warn
 from sgdl_wrap.self_guided.lookahead import LossFn
 from sgdl_wrap.user_code import ScoreFn
 
@@ -156,11 +155,9 @@ class SelfGuidedCallback(Callback):
             if self.denoiser is not None:  # fit was called again
                 saved = self.denoiser.state_dict()
             else:
-                warnings.warn(
+                warn(
                     f"Expected the denoiser's state in the checkpoint, got none. Phase I begins "
-                    f"at step {trainer.global_step}.",
-                    DenoiserWarning,
-                    stacklevel=2,
+                    f"at step {trainer.global_step}."
                 )
         self.denoiser = SelfGuidedDenoiser(
             part, list(trainer.optimizers), self._loss_fn,

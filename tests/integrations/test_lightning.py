@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -513,5 +514,7 @@ def test_a_checkpoint_without_the_callbacks_state_is_warned_of(tmp_path: Path) -
     fit(ranker(), saving(tmp_path), enable_checkpointing=True)
     path = max(tmp_path.iterdir(), key=lambda place: place.stat().st_mtime)
     message = r"^Expected the denoiser's state in the checkpoint, got none. Phase I begins at step"
-    with pytest.warns(DenoiserWarning, match=message):
+    with pytest.warns(DenoiserWarning, match=message) as said:
         fit(ranker(), callback(DenoiserConfig()), ckpt_path=path, epochs=6)
+    ours = [one.filename for one in said if one.category is DenoiserWarning]
+    assert ours == [inspect.getfile(fit)]  # and not a line of Lightning's

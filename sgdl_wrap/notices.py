@@ -1,0 +1,36 @@
+"""Warnings that point at the user's own line, however deep the library is when it doubts."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import FrameType
+
+from sgdl_wrap.errors import DenoiserWarning
+
+# what may lie between us and the user
+_NOT_THE_USERS = {"sgdl_wrap", "contextlib", "torch", "lightning", "accelerate", "recbole"}
+
+
+def warn(message: str) -> None:
+    """Gives a `DenoiserWarning` at the innermost line that is no library's.
+
+    Warns:
+        DenoiserWarning: always.
+    """
+    frame: FrameType = sys._getframe(1)
+    while frame.f_back is not None and _package(frame) in _NOT_THE_USERS:
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message,
+        DenoiserWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=frame.f_globals.get("__name__") or "<unknown module>",
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def _package(frame: FrameType) -> str:
+    name = frame.f_globals.get("__name__") or ""
+    return str(name).partition(".")[0]
