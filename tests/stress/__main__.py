@@ -19,6 +19,8 @@ import time
 import traceback
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import sklearn.mixture  # noqa: F401  (else every fork imports it)
 import torch
@@ -36,6 +38,26 @@ def prepared(section: str, seed: int, tries: int | None) -> Trials:
     return trials
 
 
+def survey(section: str, seed: int, tries: int | None, jobs: int = 1) -> list[Outcome]:
+    """What comes of a section's trials."""
+    with quiet():
+        return list(run(prepared(section, seed, tries), jobs))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's warnings and lines, of which there are many."""
+    logger = logging.getLogger("sgdl_wrap")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def main(words: list[str] | None = None) -> int:
     """The command; 1 where anything went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.stress")
@@ -50,14 +72,14 @@ def main(words: list[str] | None = None) -> int:
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.getLogger("sgdl_wrap").setLevel(logging.CRITICAL)
     if asked.only is not None:
-        return _repeat(chosen[0], asked.seed, asked.tries, asked.only)
+        if len(chosen) != 1:
+            parser.error("--only needs one section")
+        return _repeat(chosen[0], asked.seed, asked.only)
     rows, wrong = [], False
     for section in chosen:
         began = time.perf_counter()
-        outcomes = list(run(prepared(section, asked.seed, asked.tries), asked.jobs))
+        outcomes = survey(section, asked.seed, asked.tries, asked.jobs)
         failed = sorted((o for o in outcomes if o.kind), key=lambda outcome: outcome.number)
         rows.append((section, len(outcomes), len(outcomes) - len(failed), len(failed)))
         wrong = wrong or bool(failed)
@@ -81,9 +103,10 @@ def _tell(section: str, failed: list[Outcome], shown: int) -> None:
             print(f"    and {len(those) - shown} more, which --all shows")
 
 
-def _repeat(section: str, seed: int, tries: int | None, number: int) -> int:
+def _repeat(section: str, seed: int, number: int) -> int:
     try:
-        prepared(section, seed, tries).trial(number)
+        with quiet():
+            prepared(section, seed, 0).trial(number)
     except Exception as error:
         traceback.print_exc()
         kind = error.kind if isinstance(error, Wrong) else "undocumented"

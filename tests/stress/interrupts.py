@@ -1,8 +1,8 @@
 """Ctrl-C at a random line of the library, during one call of a short run through both phases.
 
-Right after it, training flags are as before the call, and parameters as before or after the whole
-of it. The same call is then made again; an OrderError says that the interrupted one was done. The
-run then ends bit for bit as an undisturbed one, but for the clock.
+Right after it, training flags and autograd are as before the call, and parameters as before or
+after the whole of it. The same call is then made again; an OrderError says that the interrupted one
+was done. The run then ends bit for bit as an undisturbed one, but for the clock.
 """
 
 from __future__ import annotations
@@ -182,14 +182,23 @@ def prepare(seed: int, tries: int | None) -> Trials:
     folder = tempfile.TemporaryDirectory(prefix="stress-interrupts-")
     references: dict[int, Undisturbed] = {}
 
-    def trial(number: int) -> None:
+    def drawn(number: int) -> tuple[random.Random, int]:
         draw = random.Random(f"interrupts {seed} {number}")
-        which = draw.randrange(len(SETUPS))
-        if which not in references:  # each worker makes its own
-            references[which] = undisturbed(SETUPS[which], Path(folder.name))
-        _interrupted(SETUPS[which], references[which], Path(folder.name), draw)
+        return draw, draw.randrange(len(SETUPS))
 
-    return Trials(range(TRIES if tries is None else tries), trial)
+    def reference(which: int) -> Undisturbed:
+        if which not in references:
+            references[which] = undisturbed(SETUPS[which], Path(folder.name))
+        return references[which]
+
+    def trial(number: int) -> None:
+        draw, which = drawn(number)
+        _interrupted(SETUPS[which], reference(which), Path(folder.name), draw)
+
+    numbers = range(TRIES if tries is None else tries)
+    for number in numbers:  # each trial has a process of its own, but not a reference
+        reference(drawn(number)[1])
+    return Trials(numbers, trial, alone=True)
 
 
 def _interrupted(setup: Setup, expected: Undisturbed, folder: Path, draw: random.Random) -> None:
@@ -231,6 +240,8 @@ def _interrupted(setup: Setup, expected: Undisturbed, folder: Path, draw: random
                 raise RuntimeError(f"no line {at} in call {place} of set-up {SETUPS.index(setup)}")
             if flags != script.run.training():
                 raise Wrong(f"{kind}: training flags", where)
+            if not torch.is_grad_enabled():
+                raise Wrong(f"{kind}: gradients are off", where)
             found = script.run.parameters()
             either = [difference(found, p) for p in expected.parameters[place : place + 2]]
             if all(either):

@@ -163,7 +163,7 @@ def prepare(seed: int, tries: int | None) -> Trials:
     ]
     if tries is not None and tries < len(numbers):
         numbers = sorted(random.Random(f"resume {seed}").sample(numbers, tries))
-    return Trials(numbers, _resumed)
+    return Trials(numbers, _resumed, alone=True)
 
 
 def _resumed(number: int) -> None:

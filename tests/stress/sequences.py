@@ -241,7 +241,7 @@ def prepare(seed: int, tries: int | None) -> Trials:
         if not player.guided and not draws and (told := difference(found, player.plain())):
             raise Wrong("Phase I is not plain training", f"{player}: {told}")
 
-    return Trials(range(TRIES if tries is None else tries), trial)
+    return Trials(range(TRIES if tries is None else tries), trial, alone=True)
 
 
 def _goes_on(player: Player) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import selectors
 import signal
 import sys
@@ -127,6 +126,8 @@ def _limit_memory() -> None:
     """A file or state that asks for gigabytes is a wrong trial, and not the machine's end."""
     statm = Path("/proc/self/statm")
     if statm.exists():
+        import resource  # of Unix alone
+
         has = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (has + ROOM, hard))
