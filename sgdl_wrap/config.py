@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from sgdl_wrap.errors import DenoiserError
 
@@ -19,7 +22,49 @@ WeightNormalization = Literal["none", "mean"]
 GuidanceLabels = Literal["both", "observed"]
 OnNonFinite = Literal["raise", "skip"]
 
+_Config = TypeVar("_Config")
 
+
+def _refusing_unknown_fields(config: type[_Config]) -> type[_Config]:
+    """The dataclass, which now answers a name that is no field of it with the nearest one.
+
+    Its signature stays the one that `dataclass` wrote, for editors and type checkers.
+    """
+    made_by_dataclass = config.__init__
+
+    @wraps(made_by_dataclass)
+    def init(self: _Config, *unnamed: Any, **settings: Any) -> None:
+        if unnamed:
+            raise DenoiserError(
+                f"Expected fields of {config.__name__} by name, got {unnamed[0]!r} without one. "
+                f"Write {config.__name__}(field=value); of a dict, {config.__name__}(**settings)."
+            )
+        known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            nearest = _nearest(unknown, known)
+            remedy = f"Did you mean {', '.join(nearest)}?" if nearest else (
+                f"Choose among {', '.join(known)}."
+            )
+            raise DenoiserError(
+                f"Expected fields of {config.__name__}, got {', '.join(map(repr, unknown))}. "
+                f"{remedy}"
+            )
+        made_by_dataclass(self, **settings)
+
+    config.__init__ = init  # type: ignore[method-assign, assignment]
+    return config
+
+
+def _nearest(unknown: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The known name nearest to each unknown one, or all that contain it: `lr` is near to none."""
+    found: list[str] = []
+    for name in map(str.lower, unknown):
+        found += get_close_matches(name, known, n=1) or [field for field in known if name in field]
+    return list(dict.fromkeys(found))
+
+
+@_refusing_unknown_fields
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
     """Settings of a denoiser; ``config.but(field=...)`` is a copy with some changed.
@@ -28,7 +73,8 @@ class DenoiserConfig:
     "ours" a choice of this library, explained in docs/deviations.md.
 
     Raises:
-        DenoiserError: a value outside its range, at construction.
+        DenoiserError: at construction: a value outside its range, a name that is no field, or a
+            value without a name.
     """
 
     # --- Phase I: memorization -------------------------------------------------------------
@@ -298,7 +344,7 @@ class DenoiserConfig:
             changes: fields and their new values.
 
         Raises:
-            DenoiserError: a value outside its range.
+            DenoiserError: a value outside its range, or a name that is no field.
         """
         return replace(self, **changes)
 
