@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,13 +28,18 @@ FIELDS = np.dtype(
         ("noise_posterior", np.float32),
         ("memorized", np.bool_),
         ("memorized_at_switch", np.bool_),
-    ]
+    ],
+    align=True,  # rows of 48 bytes, not 42: torch.from_numpy takes a column as it is
 )
 
 
-@dataclass(frozen=True, repr=False)
-class Audit:
+class Audit(np.ndarray):
     """One row per interaction, most suspicious first; as made by ``denoiser.report()``.
+
+    It is a structured numpy array, (N,). A column, ``report["weight"]``, is a plain array, which
+    ``torch.from_numpy`` takes. Rows, ``report[:20]`` or ``report[report["memorized"]]``, are a
+    report again, and so are some of the fields, ``report[["user", "item"]]``. One row,
+    ``report[0]``, is a ``numpy.void``. ``pandas.DataFrame(report)`` is the table.
 
     Attributes:
         rows: structured array, (N,), with the fields
@@ -63,29 +67,62 @@ class Audit:
     Source: Eq. 1 and Eq. 4; the ranking is this library's.
     """
 
-    rows: np.ndarray
+    def __new__(cls, rows: Any) -> Audit:
+        """The report that some rows make; it shares their memory."""
+        return np.asarray(rows).view(cls)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        """The number of rows and the first ten, a column a field."""
-        head = self.rows[:10].tolist()
-        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in head]
-        table = [list(self.rows.dtype.names or ()), *texts]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(map(str.rjust, cells, widths)) for cells in table]
-        return "\n".join([f"{len(self)} interactions, the most suspicious first", *lines])
+    @property
+    def rows(self) -> np.ndarray:
+        """The same memory as a plain structured array."""
+        return self.view(np.ndarray)
 
     def __getitem__(self, which: Any) -> Any:
         """Rows or columns, as of the structured array: ``audit[:20]``, ``audit["weight"]``."""
-        return self.rows[which]
+        found = super().__getitem__(which)
+        if isinstance(found, Audit) and not found._has_rows():  # a column
+            return found.rows
+        return found
+
+    def _has_rows(self) -> bool:
+        return self.dtype.names is not None and self.ndim == 1
+
+    def __eq__(self, other: object) -> Any:
+        """Which rows are equal, as of the structured array; NaN equals nothing."""
+        return self.rows == (other.rows if isinstance(other, Audit) else other)
+
+    def __ne__(self, other: object) -> Any:
+        """Which rows differ."""
+        return self.rows != (other.rows if isinstance(other, Audit) else other)
+
+    def __bool__(self) -> bool:
+        """Whether there are rows, as of any sequence."""
+        return len(self) > 0
+
+    def __repr__(self) -> str:
+        """The number of rows and the first ten, a column a field."""
+        if not self._has_rows():  # numpy may make an Audit of anything: of indices, in an argsort
+            return repr(self.rows)
+        head = self.rows[:10].tolist()
+        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in head]
+        table = [list(self.dtype.names or ()), *texts]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(map(str.rjust, cells, widths)) for cells in table]
+        order = ", the most suspicious first" if self._is_in_order() else ""
+        return "\n".join([f"{len(self)} interactions{order}", *lines])
+
+    __str__ = __repr__
+
+    def _is_in_order(self) -> bool:
+        """Whether no row is more suspicious than one before it; unknown ones are last."""
+        if "suspicion" not in (self.dtype.names or ()):
+            return False
+        return not (np.diff(np.nan_to_num(self["suspicion"], nan=-1.0)) > 0).any()
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes a header and one line per interaction."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(self.rows.dtype.names or ())
+            writer.writerow(self.dtype.names or ())
             writer.writerows(self.rows.tolist())
 
     def to_pandas(self) -> Any:
@@ -117,8 +154,7 @@ class Audit:
                 "Expected pyarrow, got none installed. Run `pip install sgdl-wrap[report]`, or use "
                 "to_csv."
             ) from error
-        names = self.rows.dtype.names or ()
-        columns = {name: np.ascontiguousarray(self.rows[name]) for name in names}
+        columns = {name: np.ascontiguousarray(self[name]) for name in self.dtype.names or ()}
         parquet.write_table(pyarrow.table(columns), path)
 
 

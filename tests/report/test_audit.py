@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
+import pickle
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -313,6 +316,98 @@ def test_printed_it_is_its_first_rows_under_the_names_of_the_fields() -> None:
 def test_rows_and_columns_are_taken_as_of_an_array() -> None:
     audit = trained().report()
     assert audit[:3]["user"].tolist() == audit["user"][:3].tolist()
+    assert isinstance(audit, np.ndarray)
+    assert len(audit) == len(list(audit)) == N
+    assert type(np.asarray(audit)) is type(audit.rows) is np.ndarray
+    assert np.shares_memory(audit.rows, audit)
+    for row in (audit[0], next(iter(audit))):
+        assert isinstance(row, np.void)
+        assert row["user"] == audit["user"][0]
+
+
+def test_every_column_is_a_plain_array_that_becomes_a_tensor() -> None:
+    audit = trained().report()
+    for part in (audit, audit[::2], audit[audit["memorized"]], audit[["user", "memorized"]]):
+        for name in part.dtype.names:
+            assert type(part[name]) is np.ndarray
+            column = torch.from_numpy(part[name])
+            torch.testing.assert_close(column, torch.tensor(part[name].tolist()).to(column.dtype),
+                                       equal_nan=True)
+
+
+PARTS: dict[str, Callable[[Audit], Any]] = {
+    "slice": lambda audit: audit[5:20],
+    "mask": lambda audit: audit[audit["memorized"]],
+    "indices": lambda audit: audit[np.array([3, 1, 1])],
+    "list of indices": lambda audit: audit[[0, 7]],
+    "none": lambda audit: audit[:0],
+    "some fields": lambda audit: audit[["user", "item", "suspicion"]],
+    "sorted": lambda audit: np.sort(audit, order=["user", "item"]),
+    "copy": copy.copy,
+    "deep copy": copy.deepcopy,
+    "pickle": lambda audit: pickle.loads(pickle.dumps(audit)),
+    "rows": lambda audit: Audit(audit.rows[:4]),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_of_a_report_is_a_report(kind: str, tmp_path: Any) -> None:
+    audit = trained().report()
+    part = PARTS[kind](audit)
+    assert type(part) is Audit
+    expected = PARTS[kind](audit.rows) if kind != "rows" else audit.rows[:4]
+    names = part.dtype.names
+    for name in names:
+        np.testing.assert_array_equal(part[name], expected[name])
+    assert repr(part).startswith(f"{len(part)} interactions")
+    assert str(part) == repr(part)
+    assert repr(part).splitlines()[1].split() == list(names)
+    part.to_csv(tmp_path / "part.csv")
+    with open(tmp_path / "part.csv", newline="", encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file))
+    assert tuple(header) == names
+    assert [(int(line[0]), int(line[1])) for line in lines] == [
+        (row["user"], row["item"]) for row in part
+    ]
+    frame = pytest.importorskip("pandas").DataFrame(part)
+    for table in (frame, part.to_pandas()):
+        assert tuple(table.columns) == names
+        assert [str(kind) for kind in table.dtypes] == [str(part.dtype[name]) for name in names]
+        assert table["item"].tolist() == part["item"].tolist()
+    part.to_parquet(tmp_path / "part.parquet")
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "part.parquet")
+    assert tuple(table.column_names) == names
+    assert table["user"].to_pylist() == part["user"].tolist()
+
+
+def test_only_rows_in_order_are_said_to_be_in_order() -> None:
+    audit = trained().report()
+    first = f"{N} interactions"
+    assert repr(audit).splitlines()[0] == f"{first}, the most suspicious first"
+    assert repr(audit[::-1]).splitlines()[0] == first
+    assert repr(audit[["user", "item"]]).splitlines()[0] == first
+    some = audit[:3].copy()
+    some["suspicion"] = 0.5, 0.25, np.nan
+    assert repr(some).splitlines()[0] == "3 interactions, the most suspicious first"
+    assert repr(some[[0, 2, 1]]).splitlines()[0] == "3 interactions"
+
+
+def test_reports_compare_row_by_row_and_are_true_if_they_have_rows() -> None:
+    audit = trained().report()[["user", "item", "suspicion"]]
+    other = audit.copy()
+    other["user"][2] += 1
+    same = [True, True, False, True]
+    assert (audit == other)[:4].tolist() == same
+    assert (audit != other)[:4].tolist() == [not one for one in same]
+    assert type(audit == other) is type(audit.rows == other) is np.ndarray
+    assert audit
+    assert not audit[:0]
+
+
+def test_what_numpy_makes_of_a_report_that_has_no_rows_is_shown_by_numpy() -> None:
+    order = np.argsort(trained().report()[:3], order="user")
+    assert sorted(order.tolist()) == [0, 1, 2]
+    assert repr(order).startswith("array([")
 
 
 @pytest.mark.parametrize(
@@ -359,5 +454,6 @@ def test_the_report_goes_on_after_loading() -> None:
     again = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
     again.load_state_dict(denoiser.state_dict())
     found, expected = again.report(), denoiser.report()
-    assert found.rows.tobytes() == expected.rows.tobytes()
+    for name in expected.dtype.names:
+        assert found[name].tobytes() == expected[name].tobytes()
     assert torch.is_tensor(denoiser.state_dict()["tracker"]["losses"])
