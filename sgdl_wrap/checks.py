@@ -25,6 +25,7 @@ from sgdl_wrap.errors import (
     ScoreError,
     UnsupportedModelError,
 )
+from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.ranking import checked_scores
 from sgdl_wrap.notices import warn
 
@@ -202,13 +203,21 @@ def check_evidence(counts: Tensor, config: DenoiserConfig) -> None:
 
 
 def check_scores(
-    score: Callable[[Tensor, Tensor], Tensor], users: Tensor, items: Tensor, *, n_items: int
+    score: Callable[[Tensor, Tensor], Tensor], interactions: Interactions, *, chunk: int
 ) -> None:
-    """Tries `score_fn` on a few observed pairs, and on the last item, which may be of none.
+    """Tries `score_fn` on a few observed pairs, and on the catalogue for the first user.
+
+    Items that occur in no pair, as padding does, are ranked at an epoch's end. What is wrong with
+    their scores is better known before the first epoch than after it.
+
+    Args:
+        chunk: pairs that may be scored in one call; of a larger catalogue, as many of its items are
+            tried, the first, the last and others evenly between.
 
     Raises:
-        ScoreError: it fails, or returns something else than one finite score a pair.
+        ScoreError: it fails, or returns something else than one score a pair, finite or -inf.
     """
+    users, items = interactions.users_of(slice(8)), interactions.keys[:8] % interactions.n_items
     try:
         scores = score(users, items)
     except ATTEMPTED as error:
@@ -216,16 +225,53 @@ def check_scores(
             f"Expected scores of {len(users)} pairs, got {type(error).__name__}: {error}. "
             "Pass score_fn(model, users, items), which returns one score per pair."
         ) from error
-    checked_scores(scores, len(users))
-    last = torch.full_like(items[:1], n_items - 1)
+    checked_scores(scores, users, items)
+    catalogue = _spread(interactions.n_items, chunk)
+    first = users[:1].repeat(len(catalogue))
     try:
-        scores = score(users[:1], last)
+        scores = score(first, catalogue)
     except ATTEMPTED as error:
+        _refuse_last_item(score, users[:1], interactions)
+        raise ScoreError(
+            f"Expected scores of {len(catalogue)} items for user {int(users[0])} in one call, got "
+            f"{type(error).__name__}: {error}. Score every item from 0 to "
+            f"{interactions.n_items - 1}. If so many pairs are too many, lower ranking_chunk."
+        ) from error
+    checked_scores(scores, first, catalogue)
+
+
+def _spread(n: int, most: int) -> Tensor:
+    """All of 0 to n - 1, or `most` of them, evenly spaced from the first to the last, int64.
+
+    `_spread(9, 3)` is 0, 4, 8; of one alone it is the last.
+    """
+    most = min(n, most)
+    if most == 1:
+        return torch.tensor([n - 1])
+    places = torch.arange(most)
+    step, rest = divmod(n - 1, most - 1)  # places * (n - 1) may pass 2**63
+    return places * step + places * rest // (most - 1)
+
+
+def _refuse_last_item(
+    score: Callable[[Tensor, Tensor], Tensor], user: Tensor, interactions: Interactions
+) -> None:
+    """Tells whether the last item alone has no score.
+
+    Raises:
+        ScoreError: it has none.
+    """
+    n_items = interactions.n_items
+    try:
+        score(user, torch.tensor([n_items - 1]))
+    except ATTEMPTED as error:
+        doubt = ""
+        if int(interactions.items.min()) > 0:
+            doubt = " Item 0 is in no pair: are items numbered from 1?"
         raise ScoreError(
             f"Expected a score of each item from 0 to {n_items - 1}, got {type(error).__name__} "
-            f"of the last: {error}. Lower n_items, or give the model a row for each item."
+            f"of the last: {error}. Lower n_items, or give the model a row for each item.{doubt}"
         ) from error
-    checked_scores(scores, 1)
 
 
 def check_guidance_fits(

@@ -61,7 +61,8 @@ class SelfGuidedDenoiser:
         n_items: size of the catalogue; None takes the largest observed item id + 1.
         score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,); the default
             is ``model(users, items)``. Users and items come as int64 on the model's device, up to
-            `config.ranking_chunk` pairs at once, users in order.
+            `config.ranking_chunk` pairs at once, users in order. Return -inf for items that are
+            never recommended, such as padding: they are ranked last. NaN and +inf are refused.
         pair_fn: ``pair_fn(batch)`` returns the pairs of the batch's samples as (users, items) or
             (users, items, observed), (B,) each; the common layouts need none.
         config: every choice of the method.
@@ -132,8 +133,9 @@ class SelfGuidedDenoiser:
         )
         if enabled:
             check_evidence(self.interactions.counts, self.config)
-            users, items = self.interactions.users[:8], self.interactions.items[:8]
-            check_scores(self._user_code.score, users, items, n_items=self.interactions.n_items)
+            check_scores(
+                self._user_code.score, self.interactions, chunk=self.config.ranking_chunk
+            )
             if example_batch is not None:
                 self._steps.try_out(example_batch)
 

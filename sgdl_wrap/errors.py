@@ -5,7 +5,7 @@ DenoiserError
 ├── BatchError          a batch whose pairs cannot be found: give `pair_fn`
 ├── LossError           `loss_fn` must return finite, unreduced losses of shape (B,)
 │   └── NonFiniteError  NaN or Inf in losses, gradients, ψ or φ: see `on_nonfinite`
-├── ScoreError          `score_fn` must return one finite score per pair
+├── ScoreError          `score_fn` must return one score per pair, finite or -inf
 ├── OptimizerError      the optimizer must hold the model's trainable parameters
 ├── UnsupportedModelError   the model cannot be evaluated at virtual parameters: see the remedy
 ├── OrderError          before_step and step called out of turn or with different batches
@@ -38,7 +38,7 @@ class NonFiniteError(LossError):
 
 
 class ScoreError(DenoiserError):
-    """`score_fn` returned something else than one finite score per pair."""
+    """`score_fn` returned something else than one score per pair, finite or -inf."""
 
 
 class OptimizerError(DenoiserError):

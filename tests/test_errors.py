@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -227,8 +228,12 @@ def test_lbfgs_no_optimizer_and_nothing_to_train_are_refused() -> None:
             r"^Expected score_fn to return a tensor of shape \(8,\), got a list",
         ),
         (
-            lambda model, users, items: model(users, items) / 0,
-            r"^Expected finite scores, got 8 NaN or Inf among 8",
+            lambda model, users, items: model(users, items) * torch.nan,
+            r"^Expected scores that are finite or -inf, got 8 NaN among 8, the first for user 0 ",
+        ),
+        (
+            lambda model, users, items: model(users, items).to(torch.complex64),
+            r"^Expected real scores, got torch\.complex64\. Return a real number per pair",
         ),
         (
             lambda model, users, items: model.missing(users),
@@ -239,7 +244,7 @@ def test_lbfgs_no_optimizer_and_nothing_to_train_are_refused() -> None:
             r"^Expected scores of 8 pairs, got TypeError: .*Pass score_fn",
         ),
     ],
-    ids=["shape", "list", "inf", "attribute", "signature"],
+    ids=["shape", "list", "nan", "complex", "attribute", "signature"],
 )
 def test_scores_that_are_wrong_are_refused_at_construction(score_fn: Any, message: str) -> None:
     model = tiny_lightgcn(DATA)
@@ -257,6 +262,134 @@ def test_items_that_the_model_has_no_row_for_are_refused_at_construction() -> No
         r"Lower n_items, or give the model a row for each item\.$",
     ):
         tiny_denoiser(DATA, "neumf", n_items=DATA.n_items + 1)
+
+
+def test_items_numbered_from_1_are_asked_about_where_the_last_has_no_row() -> None:
+    users, items = DATA.tensors()
+    for first, asked in ((1, True), (0, False)):
+        pairs = (users, items + first)
+        with pytest.raises(ScoreError, match=r"of the last: .* a row for each item\.") as caught:
+            tiny_denoiser(DATA, "neumf", interactions=pairs, n_items=DATA.n_items + 1)
+        question = " Item 0 is in no pair: are items numbered from 1?"
+        assert str(caught.value).endswith(question) is asked
+
+
+def scoring(
+    spoil: Callable[[Tensor, Tensor], Tensor], calls: list[tuple[Tensor, Tensor]] | None = None
+) -> Any:
+    """A score_fn whose scores go through `spoil(scores, items)`, and that keeps its calls."""
+
+    def score(model: nn.Module, users: Tensor, items: Tensor) -> Tensor:
+        if calls is not None:
+            calls.append((users, items))
+        return spoil(model(users, items), items)
+
+    return score
+
+
+UNCLICKED = 30  # an item that no pair has
+PADDED = dataclasses.replace(DATA, n_items=UNCLICKED + 1)  # the model has a row for it
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(torch.nan, "NaN"), (torch.inf, r"\+inf")], ids=["nan", "inf"]
+)
+def test_an_item_in_no_pair_whose_score_is_none_is_refused_at_construction(
+    value: float, name: str
+) -> None:
+    def score(scores: Tensor, items: Tensor) -> Tensor:
+        return scores.masked_fill(items == UNCLICKED, value)
+
+    with pytest.raises(
+        ScoreError,
+        match=rf"^Expected scores that are finite or -inf, got 1 {name} among 31, the first for "
+        r"user 0 and item 30\. Return -inf for items that are never recommended, such as padding\. "
+        r"For others, look where the model or score_fn divides by zero or overflows\.$",
+    ):
+        tiny_denoiser(PADDED, score_fn=scoring(score))
+
+
+@pytest.mark.parametrize("middle", [False, True])
+def test_an_item_that_cannot_be_scored_is_refused_at_construction(middle: bool) -> None:
+    def score(scores: Tensor, items: Tensor) -> Tensor:
+        if bool((items == (UNCLICKED - 7 if middle else UNCLICKED)).any()) and len(items) != 8:
+            raise KeyError("no such item")
+        return scores
+
+    message = (
+        r"^Expected scores of 31 items for user 0 in one call, got KeyError: .*\. Score every item "
+        r"from 0 to 30\. If so many pairs are too many, lower ranking_chunk\.$"
+        if middle
+        else r"^Expected a score of each item from 0 to 30, got KeyError of the last: .*\. Lower "
+        r"n_items, or give the model a row for each item\.$"
+    )
+    with pytest.raises(ScoreError, match=message):
+        tiny_denoiser(PADDED, score_fn=scoring(score))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "expected"),
+    [(31, list(range(31))), (1000, list(range(31))), (4, [0, 10, 20, 30]), (3, [0, 15, 30]),
+     (7, [0, 5, 10, 15, 20, 25, 30]), (2, [0, 30]), (1, [30])],
+)  # fmt: skip
+def test_the_catalogue_is_tried_in_one_call_of_a_ranking_chunk_at_most(
+    chunk: int, expected: list[int]
+) -> None:
+    calls: list[tuple[Tensor, Tensor]] = []
+    config = SWITCHING.but(ranking_chunk=chunk)
+    tiny_denoiser(PADDED, score_fn=scoring(lambda scores, _: scores, calls), config=config)
+    assert len(calls) == 2  # the other is of observed pairs
+    users, items = calls[1]
+    assert items.tolist() == expected
+    assert users.tolist() == [0] * len(expected)
+
+
+def test_a_catalogue_past_what_a_product_of_two_ids_may_be_is_tried_evenly() -> None:
+    n_items, calls = 2**55 + 5, []
+    tiny_denoiser(
+        DATA, n_items=n_items, config=SWITCHING,
+        score_fn=scoring(lambda scores, _: scores, calls),
+        model=Hashing(DATA),
+    )  # fmt: skip
+    items = calls[1][1]
+    assert [int(items[0]), int(items[-1])] == [0, n_items - 1]
+    assert len(items) == SWITCHING.ranking_chunk
+    gaps = items.diff()
+    assert int(gaps.max() - gaps.min()) <= 1
+
+
+class Hashing(nn.Module):
+    """Rows for ids of any size."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__()
+        self.model = tiny_lightgcn(data)
+        self.data = data
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.model(users % self.data.n_users, items % self.data.n_items)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("ranking", ["sampled", "full"])
+def test_masking_padding_with_minus_infinity_ranks_it_as_the_least_score_does(
+    ranking: Any, dtype: torch.dtype
+) -> None:
+    """Through both phases, with a pointwise loss that asks for scores of negatives, too."""
+    reports = []
+    for value in (-torch.inf, torch.finfo(dtype).min):
+
+        def masked(scores: Tensor, items: Tensor, value: float = value) -> Tensor:
+            padding = (items == UNCLICKED) | (items == 3)  # some have clicked 3
+            return scores.to(dtype).masked_fill(padding, value)
+
+        config = SWITCHING.but(ranking=ranking, guidance_interval=1, noise_rate_shift=0.9)
+        denoiser = tiny_denoiser(PADDED, "neumf", score_fn=scoring(masked), config=config)
+        train(denoiser, "neumf", epochs=3)
+        assert denoiser.phase is Phase.SELF_GUIDED
+        reports.append(denoiser.report())
+    for name in reports[0].dtype.names:
+        assert reports[0][name].tobytes() == reports[1][name].tobytes()
 
 
 def test_a_single_score_may_be_a_scalar() -> None:
@@ -288,7 +421,7 @@ def test_scores_that_go_wrong_later_leave_the_epoch_to_be_ended_again() -> None:
     for _ in range(PER_EPOCH - 1):
         scene.train()
     spoiled[0] = True
-    with scene.refused(ScoreError, r"^Expected finite scores, got \d+ NaN or Inf among"):
+    with scene.refused(ScoreError, r"^Expected scores that are finite or -inf, got \d+ NaN among"):
         scene.denoiser.end_epoch()
     assert scene.denoiser.history == []
     spoiled[0] = False

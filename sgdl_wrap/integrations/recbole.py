@@ -212,7 +212,7 @@ class _Fields:
             setattr(model, name, None)  # embeddings kept for evaluation, of earlier parameters
         scores: Tensor = model.predict(Interaction({self._user: users, self._item: items}))
         scores = scores.reshape(len(users))
-        return scores.masked_fill(items == 0, torch.finfo(scores.dtype).min)
+        return scores.masked_fill(items == 0, -torch.inf)
 
 
 def _example(trainer: Any, train_data: Any) -> Columns:

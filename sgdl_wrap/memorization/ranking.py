@@ -41,7 +41,8 @@ def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
     order handed over holds.
 
     Args:
-        users, scores, observed: (K,) each; scores finite.
+        users, observed: (K,) each.
+        scores: (K,), finite or -inf, which is ranked behind all that are finite.
 
     Returns:
         (K,) int64.
@@ -90,7 +91,7 @@ def ordinals(scores: Tensor) -> Tensor:
     """Integers of the same order and the same ties, int64 in [-2**31, 2**31).
 
     Args:
-        scores: (K,), finite.
+        scores: (K,), finite or -inf.
     """
     if scores.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         _, places = torch.unique(scores, return_inverse=True)
@@ -125,7 +126,7 @@ def rank_epoch(
             percentile ranks NaN.
 
     Raises:
-        ScoreError: scores of another shape, or not finite.
+        ScoreError: scores of another shape, or NaN or +inf among them.
 
     Source: Sec. 3.1.1; the sampled candidates follow the authors' code.
     """
@@ -138,7 +139,7 @@ def rank_epoch(
             users, items, observed = _sampled(interactions, first, last, generator)
         else:
             users, items, observed = _all_items(interactions, first, last)
-        scores = checked_scores(score(users, items), len(users))
+        scores = checked_scores(score(users, items), users, items)
         ranks = ranked_within(users, scores, observed)
         counts = interactions.counts[users]
         low, high = int(interactions.starts[first]), int(interactions.starts[last])
@@ -175,8 +176,13 @@ def user_chunks(
             yield first, last
 
 
-def checked_scores(scores: object, expected: int) -> Tensor:
-    """Detached CPU scores of shape (K,), or an error that says what `score_fn` returned."""
+def checked_scores(scores: object, users: Tensor, items: Tensor) -> Tensor:
+    """Detached CPU scores of some pairs, (K,), or an error that says what `score_fn` returned.
+
+    -inf is a score: that of items which are never recommended, such as padding. NaN has no rank,
+    and +inf would put an item before all others.
+    """
+    expected = len(users)
     if not isinstance(scores, Tensor):
         raise ScoreError(
             f"Expected score_fn to return a tensor of shape ({expected},), got a "
@@ -188,12 +194,21 @@ def checked_scores(scores: object, expected: int) -> Tensor:
             f"Expected score_fn to return shape ({expected},), got {tuple(scores.shape)}. "
             "Return one score per pair from score_fn(model, users, items)."
         )
-    scores = scores.detach().cpu()
-    bad = int((~torch.isfinite(scores)).sum())
-    if bad:
+    if scores.is_complex():
         raise ScoreError(
-            f"Expected finite scores, got {bad} NaN or Inf among {expected}. "
-            "Lower the learning rate, or look for a division by zero in the model."
+            f"Expected real scores, got {scores.dtype}. Return a real number per pair from "
+            "score_fn(model, users, items)."
+        )
+    scores = scores.detach().cpu()
+    bad = {"NaN": scores.isnan(), "+inf": scores == torch.inf}
+    found = [f"{int(which.sum())} {name}" for name, which in bad.items() if bool(which.any())]
+    if found:
+        place = int((bad["NaN"] | bad["+inf"]).nonzero()[0])
+        raise ScoreError(
+            f"Expected scores that are finite or -inf, got {' and '.join(found)} among "
+            f"{expected}, the first for user {int(users[place])} and item {int(items[place])}. "
+            "Return -inf for items that are never recommended, such as padding. For others, look "
+            "where the model or score_fn divides by zero or overflows."
         )
     return scores
 

@@ -172,7 +172,7 @@ class MemorizationTracker:
         """Ranks the epoch and estimates its noise rate; may be done again, with the same result.
 
         Raises:
-            ScoreError: scores of a wrong shape or not finite.
+            ScoreError: scores of a wrong shape, or NaN or +inf among them.
             NoiseRateError: losses from which no rate can be estimated.
         """
         self._forget_last_epoch()

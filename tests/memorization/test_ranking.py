@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -128,7 +129,7 @@ def slow_percentile(data: Data, candidates: dict[int, list[int]]) -> list[float]
 @settings(deadline=None)
 @given(
     rows=st.lists(
-        st.tuples(st.integers(0, 4), st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.booleans()),
+        st.tuples(st.integers(0, 4), st.sampled_from([-math.inf, -1.0, 0.0, 2.0]), st.booleans()),
         min_size=1, max_size=40,
     )
 )  # fmt: skip
@@ -199,8 +200,8 @@ DTYPES = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 
 @st.composite
-def finite_scores(draw, dtype, size):
-    """Any finite values that the type has, drawn by their bits; some of them several times."""
+def any_scores(draw, dtype, size):
+    """-inf and any finite values of the type, drawn by their bits; some of them several times."""
     width = FLOATS[dtype]
     integers = {16: torch.int16, 32: torch.int32, 64: torch.int64}[width]
     least = torch.iinfo(integers).min
@@ -208,14 +209,14 @@ def finite_scores(draw, dtype, size):
     patterns += draw(st.lists(st.integers(least, -least - 1), min_size=1, max_size=size))
     patterns += draw(st.lists(st.sampled_from(patterns), min_size=size, max_size=size))
     scores = torch.tensor(patterns, dtype=integers).view(dtype)
-    return torch.where(torch.isfinite(scores), scores, torch.zeros_like(scores))
+    return torch.where(torch.isfinite(scores), scores, torch.full_like(scores, -torch.inf))
 
 
 @DTYPES
 @settings(deadline=None)
 @given(data=st.data())
 def test_ordinals_keep_order_and_ties(dtype, data):
-    scores = data.draw(finite_scores(dtype, 12))
+    scores = data.draw(any_scores(dtype, 12))
     found = ordinals(scores)
     assert found.dtype == torch.int64
     assert int(found.min()) >= -(2**31)
@@ -231,11 +232,11 @@ def test_ordinals_tell_the_smallest_and_the_largest_apart_and_the_two_zeros_not(
     just_below = torch.tensor(kind.max, dtype=dtype).nextafter(torch.tensor(0.0, dtype=dtype))
     positive = [0.0, float(least), 2 * float(least), kind.tiny, 1.0, 1 + kind.eps,
                 float(just_below), kind.max]  # fmt: skip
-    scores = torch.tensor([-x for x in positive[::-1]] + positive, dtype=dtype)
-    found = ordinals(scores).tolist()
+    scores = [-math.inf] + [-x for x in positive[::-1]] + positive
+    found = ordinals(torch.tensor(scores, dtype=dtype)).tolist()
     half = len(positive)
-    assert found[half - 1] == found[half]  # -0.0 and 0.0
-    assert len(set(found)) == 2 * half - 1
+    assert found[half] == found[half + 1]  # -0.0 and 0.0
+    assert len(set(found)) == 2 * half
     assert found == sorted(found)
 
 
@@ -243,7 +244,7 @@ def test_ordinals_tell_the_smallest_and_the_largest_apart_and_the_two_zeros_not(
 @settings(deadline=None)
 @given(data=st.data())
 def test_one_sort_ranks_as_three_do(dtype, data):
-    scores = data.draw(finite_scores(dtype, 12))
+    scores = data.draw(any_scores(dtype, 12))
     size = len(scores)
     user = st.sampled_from([0, 1, 5, 1_000_000])
     users = torch.tensor(data.draw(st.lists(user, min_size=size, max_size=size)))
@@ -344,7 +345,7 @@ def sparse(scores: np.ndarray | float) -> Data:
 
 
 @CANDIDATES
-@pytest.mark.parametrize("level", [0.0, -3.5, 1e30])
+@pytest.mark.parametrize("level", [0.0, -3.5, 1e30, -math.inf])
 def test_a_constant_scorer_memorizes_nothing(candidates, level):
     data = sparse(level)
     found = bits(ranked(data, candidates, Table(data.scores)), data)
@@ -456,24 +457,52 @@ def test_scores_that_are_no_tensor_are_refused(returned, name):
         match=rf"Expected score_fn to return a tensor of shape \(1,\), got (an? )?{name}\. Return "
         r"one score per pair from score_fn\(model, users, items\)\.",
     ):
-        checked_scores(returned, 1)
+        checked_scores(returned, torch.zeros(1), torch.zeros(1))
 
 
 @CANDIDATES
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_scores_that_are_not_finite_are_refused(candidates, value):
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [((math.nan, math.nan), "2 NaN"), ((math.inf, -math.inf), "1 +inf"),
+     ((math.inf, math.nan), "1 NaN and 1 +inf")],
+    ids=["NaN", "+inf", "both"],
+)  # fmt: skip
+def test_nan_and_plus_infinity_are_refused_with_the_first_item(candidates, values, words):
     scores = np.zeros((1, 6))
-    scores[0, 1:3] = value  # two observed items, each asked for once
+    scores[0, 1:3] = values  # two observed items, each asked for once
     data = Data([(0, 0), (0, 1), (0, 2)], 6, scores)
-    with pytest.raises(
-        ScoreError,
-        match=r"Expected finite scores, got 2 NaN or Inf among 6\. Lower the learning rate, or "
-        r"look for a division by zero in the model\.",
-    ):
+    with pytest.raises(ScoreError) as caught:
         ranked(data, candidates, Table(scores))
+    assert str(caught.value) == (
+        f"Expected scores that are finite or -inf, got {words} among 6, the first for user 0 and "
+        "item 1. Return -inf for items that are never recommended, such as padding. For others, "
+        "look where the model or score_fn divides by zero or overflows."
+    )
+
+
+def test_complex_scores_are_refused():
+    with pytest.raises(ScoreError, match=r"^Expected real scores, got torch\.complex64\. Return a"):
+        checked_scores(torch.zeros(1) * 1j, torch.zeros(1), torch.zeros(1))
+
+
+@CANDIDATES
+@DTYPES
+def test_minus_infinity_is_ranked_behind_every_finite_score(candidates, dtype):
+    scores = torch.full((8, 4), -(2.0**15), dtype=dtype)
+    scores[:, 0], scores[:, 2] = -1024, -torch.inf
+    data = sparse(0.0)
+    found = ranked(data, candidates, lambda users, items: scores[users, items])
+    memorized = dict(zip(SPARSE, bits(found, data), strict=True))
+    percentile = dict(zip(SPARSE, found.percentile.tolist(), strict=True))
+    assert (memorized[1, 0], memorized[1, 2]) == (True, False)
+    assert (percentile[1, 0], percentile[1, 2]) == (0.0, 1.0)
+    assert found.cut[1] == -(2.0**15)
+    assert found.cut[EVERYTHING] == -torch.inf  # its list holds all items
 
 
 def test_scores_may_carry_a_graph_and_be_whole_numbers():
-    assert not checked_scores(torch.ones(3, requires_grad=True) * 2, 3).requires_grad
+    users = torch.zeros(3, dtype=torch.int64)
+    scores = torch.ones(3, requires_grad=True) * 2
+    assert not checked_scores(scores, users, users).requires_grad
     data = Data([(0, 1), (0, 2)], 4, np.array([[0, 5, 1, 3]]))
     assert bits(ranked(data, "full", Table(data.scores)), data) == [True, False]
