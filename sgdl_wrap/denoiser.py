@@ -57,7 +57,10 @@ class SelfGuidedDenoiser:
             of which the calls below are made alike (docs/distributed.md).
         optimizer: the user's own, or a sequence of several.
         loss_fn: ``loss_fn(model, batch)`` returns unreduced per-sample losses, (B,).
-        interactions: the observed training pairs (users, items), 1-D integers of one length.
+        interactions: the observed training pairs (users, items), two columns of integers of one
+            length: tensors, arrays, lists, or columns of pandas, pyarrow and polars, whose values
+            count in their order and whose index does not. Strings are refused: number them with
+            ``pandas.factorize`` or ``numpy.unique(..., return_inverse=True)``.
         n_items: size of the catalogue; None takes the largest observed item id + 1.
         score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,); the default
             is ``model(users, items)``. Users and items come as int64 on the model's device, up to
@@ -114,8 +117,8 @@ class SelfGuidedDenoiser:
         if not isinstance(interactions, (tuple, list)) or len(interactions) != 2:
             raise InteractionsError(
                 f"Expected interactions=(users, items), got {type(interactions).__name__}. "
-                "Pass two 1-D integer arrays or tensors; of an array of pairs, "
-                "(pairs[:, 0], pairs[:, 1])."
+                "Pass two columns of integers; of an array of pairs, (pairs[:, 0], pairs[:, 1]), "
+                "of a data frame, (frame['user'], frame['item'])."
             )
         users, items = interactions
         self.interactions = Interactions(users, items, n_items=n_items)

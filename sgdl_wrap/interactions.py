@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sgdl_wrap.batches.columns import ids_of
 from sgdl_wrap.errors import InteractionsError
 from sgdl_wrap.notices import warn
 
@@ -22,7 +23,8 @@ class Interactions:
     all that the look-up needs; there is no users x items map.
 
     Args:
-        users: user ids, (rows,), integers >= 0.
+        users: user ids, (rows,), integers >= 0: a tensor, an array, a list, or a column of a data
+            frame, by its values in order.
         items: item ids, (rows,), integers in [0, n_items).
         n_items: size of the item catalogue; None takes the largest observed id + 1.
 
@@ -38,8 +40,8 @@ class Interactions:
 
     def __init__(
         self,
-        users: Tensor | np.ndarray | Sequence[int],
-        items: Tensor | np.ndarray | Sequence[int],
+        users: Any,
+        items: Any,
         *,
         n_items: int | None = None,
     ) -> None:
@@ -199,25 +201,7 @@ def fingerprint(keys: Tensor, n_items: int) -> str:
 
 def as_ids(values: Any, name: str) -> Tensor:
     """1-D int64 CPU tensor of ids >= 0, or an error that names what is wrong."""
-    try:
-        # reversed and read-only arrays are no matter to a reader
-        ids = torch.as_tensor(np.array(values) if isinstance(values, np.ndarray) else values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InteractionsError(
-            f"Expected {name} as a 1-D integer array or tensor, got {type(values).__name__} "
-            f"({error}). Number names from 0 with numpy.unique(..., return_inverse=True), and "
-            "convert columns with numpy.asarray."
-        ) from error
-    if ids.ndim != 1:
-        raise InteractionsError(
-            f"Expected {name} to be 1-D, got shape {tuple(ids.shape)}. Flatten it."
-        )
-    if ids.numel() and (ids.dtype.is_floating_point or ids.dtype.is_complex or
-                        ids.dtype == torch.bool):
-        raise InteractionsError(
-            f"Expected {name} to hold integers, got {ids.dtype}. Convert it to int64."
-        )
-    ids = ids.detach().to(device="cpu", dtype=torch.int64)
+    ids = ids_of(values, name, InteractionsError).detach().to(device="cpu", dtype=torch.int64)
     if ids.numel() and int(ids.min()) < 0:
         raise InteractionsError(
             f"Expected {name} >= 0, got {int(ids.min())}. Number them from 0."

@@ -235,28 +235,15 @@ def test_fingerprints_agree_exactly_when_pairs_do(one, other):
          r"ids counted from 0\."),
         ([0], [0], 0, r"Expected n_items as an integer >= 1, got 0\. Pass the size of the item "
          r"catalogue\."),
-        ([0.0, 1.0], [0, 1], None, r"Expected users to hold integers, got torch\.float32\. "
-         r"Convert it to int64\."),
-        ([0, 1], np.array([0.0, 1.0]), None, r"Expected items to hold integers, got "
-         r"torch\.float64\. Convert it to int64\."),
-        ([True, False], [0, 1], None, r"Expected users to hold integers, got torch\.bool\. "
-         r"Convert it to int64\."),
-        ([0, 1], torch.tensor([1j, 2j]), None, r"Expected items to hold integers, got "
-         r"torch\.complex64\. Convert it to int64\."),
-        ([[0, 1]], [0, 1], None, r"Expected users to be 1-D, got shape \(1, 2\)\. Flatten it\."),
-        (0, 1, None, r"Expected users to be 1-D, got shape \(\)\. Flatten it\."),
-        (["a"], [0], None, r"Expected users as a 1-D integer array or tensor, got list \("
-         r".*str.*\)\. Number names from 0 with numpy\.unique\(\.\.\., return_inverse=True\), and "
-         r"convert columns with numpy\.asarray\."),
-        ([0, 1], [[0], [1, 2]], None, r"Expected items as a 1-D integer array or tensor, got "
-         r"list \(.*\)\. Number names from 0 with numpy\.unique\(\.\.\., return_inverse=True\), "
-         r"and convert columns with numpy\.asarray\."),
+        ([0.0, 1.0], [0, 1], None, r"Expected users to hold integers, got float64\. Convert it to "
+         r"int64\."),
+        ([[0, 1]], [0, 1], None, r"Expected users to be 1-D, got shape \(1, 2\)\. Pass one id for "
+         r"each pair\."),
         ([2**40], [2**40], None, r"Expected ids with users x items below 2\*\*62, got "
          r"1099511627777 x 1099511627777\. Number users and items from 0 without gaps\."),
     ],
     ids=["negative user", "negative item", "lengths", "empty", "past n_items", "n_items 0",
-         "float users", "float items", "bool", "complex", "2-D", "0-D", "strings", "ragged",
-         "too large"],
+         "float users", "2-D", "too large"],
 )  # fmt: skip
 def test_refuses_what_are_no_pairs(users, items, n_items, sentence):
     with pytest.raises(InteractionsError, match=sentence):

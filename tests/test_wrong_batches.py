@@ -39,7 +39,7 @@ WRONG_INTERACTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"n_items": 30},
         r"^Expected item ids below n_items = 30, got 30\. Pass a larger n_items, or ids counted",
     ),
-    "floats": ((ONES * 0.5, ONES), {}, "^Expected users to hold integers, got torch.float32"),
+    "floats": ((ONES * 0.5, ONES), {}, "^Expected users to hold integers, got float32"),
     "one tensor": (ONES, {}, r"^Expected interactions=\(users, items\), got Tensor"),
     "three columns": ((ONES,) * 3, {}, r"^Expected interactions=\(users, items\), got tuple"),
 }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sgdl_wrap.batches.columns import ids_of, is_column, names_of_columns, numbers_of
 from sgdl_wrap.errors import BatchError
 
 PairFn = Callable[[Any], tuple[Any, ...]]
@@ -22,6 +23,7 @@ LAYOUTS = (
 _USER_KEYS = ("user", "users", "user_id", "user_ids")
 _ITEM_KEYS = ("item", "items", "item_id", "item_ids", "positive", "positives", "pos_item")
 _LABEL_KEYS = ("label", "labels")
+_IN_ORDER = (("users", "integers"), ("items", "integers"), ("third column", "numbers"))
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,12 @@ class PairReader:
 def _columns(batch: Any) -> tuple[Any, Any, Tensor | None] | None:
     """users, items and the third column of a common layout, or None."""
     if isinstance(batch, (tuple, list)):
-        if len(batch) not in (2, 3) or not all(map(_is_array, batch)):
+        if len(batch) not in (2, 3) or not all(map(is_column, batch)):
             return None
-        columns = [_tensor(column) for column in batch]
+        columns = [
+            numbers_of(column, f"the {name} of a batch", BatchError, expected=expected)
+            for column, (name, expected) in zip(batch, _IN_ORDER, strict=False)
+        ]
         ids, third = columns[:2], columns[2] if len(columns) == 3 else None
         size = ids[0].shape
         fitting = len(size) == 1 and ids[1].shape == size
@@ -142,16 +147,16 @@ def _columns(batch: Any) -> tuple[Any, Any, Tensor | None] | None:
             return None
         return (ids[0], ids[1], third) if third is None or third.shape[:1] == size else None
     if isinstance(batch, Mapping) or (
-        # RecBole's Interaction: columns by name, not a Mapping
-        hasattr(batch, "columns") and hasattr(batch, "__getitem__") and not _is_array(batch)
+        # RecBole's Interaction, or a data frame: columns by name, not a Mapping
+        hasattr(batch, "columns") and hasattr(batch, "__getitem__") and not is_column(batch)
     ):
-        names = list(batch.keys()) if isinstance(batch, Mapping) else list(batch.columns)
+        names = list(batch.keys()) if isinstance(batch, Mapping) else names_of_columns(batch)
         user = next((name for name in _USER_KEYS if name in names), None)
         item = next((name for name in _ITEM_KEYS if name in names), None)
         label = next((name for name in _LABEL_KEYS if name in names), None)
         if user is None or item is None:
             return None
-        labels = _tensor(batch[label]) if label is not None else None
+        labels = _labels(batch[label]) if label is not None else None
         if labels is not None and not labels.dtype.is_floating_point:
             labels = labels > 0  # a key named label is no list of negatives
         return batch[user], batch[item], labels
@@ -163,7 +168,7 @@ def _pairs(users: Any, items: Any, observed: Any | None = None) -> Pairs:
     columns = Pairs(
         _ids(users, "users"),
         _ids(items, "items"),
-        None if observed is None else _tensor(observed).detach() > 0,
+        None if observed is None else _labels(observed).detach() > 0,
     )
     size = columns.users.shape
     flags = size if columns.observed is None else columns.observed.shape
@@ -178,42 +183,22 @@ def _pairs(users: Any, items: Any, observed: Any | None = None) -> Pairs:
 
 
 def _ids(values: Any, name: str) -> Tensor:
-    column = _tensor(values)
-    if column.ndim != 1 or column.dtype.is_floating_point or column.dtype == torch.bool:
-        remedy = "Mend pair_fn or the batch."
-        if column.ndim == 2 and column.shape[1] > 1:
-            remedy = (
-                "Return one pair for each loss, and neither of them for padding: with "
-                "real = items > 0, losses[real] and items[real]."
-            )
+    if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 2 and values.shape[-1] > 1:
         raise BatchError(
-            f"Expected the {name} of a batch as 1-D integers, got {column.dtype} of shape "
-            f"{tuple(column.shape)}. {remedy}"
+            f"Expected the {name} of a batch to be 1-D, got shape {tuple(values.shape)}. Return "
+            "one pair for each loss, and neither of them for padding: with real = items > 0, "
+            "losses[real] and items[real]."
         )
-    return column
+    return ids_of(values, f"the {name} of a batch", BatchError)
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray))
-
-
-def _tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    try:
-        if isinstance(value, np.ndarray) and not value.flags.carray:
-            value = value.copy()  # torch shares memory, and warns of what it may not write
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BatchError(
-            f"Expected tensors or arrays as a batch's pairs, got {type(value).__name__}. "
-            "Return tensors of shape (B,) from pair_fn."
-        ) from error
+def _labels(values: Any) -> Tensor:
+    return numbers_of(values, "the labels of a batch", BatchError)
 
 
 def describe(batch: Any) -> str:
     """The layout of a batch in words: `tuple of (int64 (8,), float32 (8, 4))`."""
-    if _is_array(batch):
+    if isinstance(batch, (Tensor, np.ndarray)):
         return f"{batch.dtype} {tuple(batch.shape)}".replace("torch.", "")
     if isinstance(batch, Mapping):
         return f"{type(batch).__name__} with keys {sorted(map(str, batch))}"

@@ -128,6 +128,11 @@ def pack(tree: Any, depth: int = _DEPTH) -> Any:
         return {"kind": "ndarray" if isinstance(tree, np.ndarray) else "scalar", "value": value}
     if isinstance(tree, _PLAIN):
         return {"kind": "plain", "value": tree}
+    if hasattr(tree, "to_numpy"):  # a data frame or a column of one
+        raise StateError(
+            f"Expected tensors or arrays in a batch, got a {type(tree).__name__}. Make them of it "
+            "with to_numpy()."
+        )
     if depth == 0:
         raise StateError(
             f"Expected a batch nested at most {_DEPTH} deep, got more. Keep batches flat."

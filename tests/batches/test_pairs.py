@@ -226,23 +226,23 @@ def test_pair_fn_that_returns_anything_else_is_refused(returned, described):
 @pytest.mark.parametrize(
     ("returned", "sentence"),
     [
-        ((U.float(), I), r"Expected the users of a batch as 1-D integers, got torch\.float32 of "
-         r"shape \(4,\)\. Mend pair_fn or the batch\."),
-        ((U, I > 3), r"Expected the items of a batch as 1-D integers, got torch\.bool of shape "
-         r"\(4,\)\. Mend pair_fn or the batch\."),
-        ((U[:, None], I), r"Expected the users of a batch as 1-D integers, got torch\.int64 of "
-         r"shape \(4, 1\)\. Mend pair_fn or the batch\."),
-        ((U[:, None].expand(4, 3), I), r"Expected the users of a batch as 1-D integers, got "
-         r"torch\.int64 of shape \(4, 3\)\. Return one pair for each loss, and neither of them for "
-         r"padding: with real = items > 0, losses\[real\] and items\[real\]\."),
+        ((U.float(), I), r"Expected the users of a batch to hold integers, got float32\. Convert "
+         r"it to int64\."),
+        ((U, I > 3), r"Expected the items of a batch to hold integers, got bool\. Pass the column "
+         r"of ids\."),
+        ((U[:, None], I), r"Expected the users of a batch to be 1-D, got shape \(4, 1\)\. Take its "
+         r"only column, values\[:, 0\]\."),
+        ((U[:, None].expand(4, 3), I), r"Expected the users of a batch to be 1-D, got shape "
+         r"\(4, 3\)\. Return one pair for each loss, and neither of them for padding: with "
+         r"real = items > 0, losses\[real\] and items\[real\]\."),
         ((U, I[:3]), r"Expected users, items and labels of one length, got 4, 3 and \(4,\)\. "
          r"Mend pair_fn or the batch\."),
         ((U, I, ALL[:2]), r"Expected users, items and labels of one length, got 4, 4 and \(2,\)\."
          r" Mend pair_fn or the batch\."),
-        (("abcd", I), r"Expected tensors or arrays as a batch's pairs, got str\. Return tensors "
-         r"of shape \(B,\) from pair_fn\."),
-        ((object(), I), r"Expected tensors or arrays as a batch's pairs, got object\. Return "
-         r"tensors of shape \(B,\) from pair_fn\."),
+        (("abcd", I), r"Expected the users of a batch as integers, got str\. Pass a tensor, an "
+         r"array or a column of a data frame\."),
+        ((object(), I), r"Expected the users of a batch as integers, got object\. Pass a tensor, "
+         r"an array or a column of a data frame\."),
     ],
     ids=["float users", "bool items", "2-D users", "rows of users",
          "short items", "short flags", "text", "object"],
