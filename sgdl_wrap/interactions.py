@@ -66,6 +66,7 @@ class Interactions:
             raise InteractionsError(
                 f"Expected item ids below n_items = {n_items}, got {past}. "
                 "Pass a larger n_items, or ids counted from 0."
+                f"{_asked_of_1(item_ids.numpy(), n_items)}"
             )
         self.n_items_given = n_items is not None
         self.n_items = int(n_items) if n_items is not None else past + 1
@@ -132,7 +133,7 @@ class Interactions:
         if self.n_items_given and last_item >= self.n_items:
             raise InteractionsError(
                 f"Expected item ids below n_items = {self.n_items}, got {last_item} in {where}. "
-                "Pass the n_items of the whole catalogue."
+                f"Pass the n_items of the whole catalogue.{_asked_of_1(items, self.n_items)}"
             )
         keys = self.keys.numpy()
         queries = users * self.n_items + items
@@ -197,6 +198,13 @@ def fingerprint(keys: Tensor, n_items: int) -> str:
     digest = hashlib.sha256(str(n_items).encode())
     digest.update(keys.numpy().data)
     return digest.hexdigest()
+
+
+def _asked_of_1(items: np.ndarray, n_items: int) -> str:
+    """A question to add, if ids look as if they ran from 1 to n_items."""
+    if int(items.min()) > 0 and int(items.max()) == n_items:
+        return " No id is 0, and the largest is n_items: are items numbered from 1?"
+    return ""
 
 
 def as_ids(values: Any, name: str) -> Tensor:

@@ -250,6 +250,24 @@ def test_refuses_what_are_no_pairs(users, items, n_items, sentence):
         Interactions(users, items, n_items=n_items)
 
 
+FROM_1 = " No id is 0, and the largest is n_items: are items numbered from 1?"
+
+
+@pytest.mark.parametrize(
+    ("items", "asked"), [([5, 1, 2], True), ([5, 1, 0], False), ([6, 1, 2], False)],
+    ids=["1 to n_items", "with a 0", "past n_items + 1"],
+)  # fmt: skip
+def test_items_that_look_numbered_from_1_are_asked_about(items, asked):
+    with pytest.raises(InteractionsError, match="Expected item ids below n_items = 5, ") as caught:
+        Interactions([0, 1, 2], items, n_items=5)
+    assert str(caught.value).endswith(FROM_1 if asked else "or ids counted from 0.")
+    found = Interactions([0], [0], n_items=5)
+    with pytest.raises(InteractionsError, match="Expected item ids below n_items = 5, ") as caught:
+        found.find(ids([0, 0, 0]), ids(items))
+    end = FROM_1 if asked else "Pass the n_items of the whole catalogue."
+    assert str(caught.value).endswith(end)
+
+
 def test_fractional_n_items_is_refused():
     with pytest.raises(InteractionsError, match="n_items"):
         Interactions([0, 1], [5, 3], n_items=5.5)

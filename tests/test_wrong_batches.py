@@ -39,6 +39,11 @@ WRONG_INTERACTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"n_items": 30},
         r"^Expected item ids below n_items = 30, got 30\. Pass a larger n_items, or ids counted",
     ),
+    "items from 1": (
+        (torch.arange(3), torch.arange(28, 31)),
+        {"n_items": 30},
+        r"No id is 0, and the largest is n_items: are items numbered from 1\?$",
+    ),
     "floats": ((ONES * 0.5, ONES), {}, "^Expected users to hold integers, got float32"),
     "one tensor": (ONES, {}, r"^Expected interactions=\(users, items\), got Tensor"),
     "three columns": ((ONES,) * 3, {}, r"^Expected interactions=\(users, items\), got tuple"),
@@ -107,6 +112,12 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor, Tensor], Any], type[Exception], str]]
         InteractionsError,
         r"^Expected item ids below n_items = 30, got 10\d\d in {where}\. Pass the n_items of the "
         r"whole catalogue\.",
+    ),
+    "items from 1": (
+        lambda users, items: (users, torch.where(items > 0, items + 1, 30)),
+        InteractionsError,
+        r"^Expected item ids below n_items = 30, got 30 in {where}\. Pass the n_items of the whole "
+        r"catalogue\. No id is 0, and the largest is n_items: are items numbered from 1\?",
     ),
     "unknown": (
         lambda users, items: (users + 1000, items),
