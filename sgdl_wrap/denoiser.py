@@ -307,9 +307,13 @@ class SelfGuidedDenoiser:
     def end_epoch(self) -> EpochRecord | None:
         """Ends the epoch: ranking, noise rate, and the decision to switch (Eq. 1 to 4).
 
-        Without a call, an epoch ends when as many observed samples have passed as pairs were
-        handed over. From the first call on, and with `explicit_epochs` at once, epochs end by
-        calls alone. A call right after an epoch ended by itself confirms it and does nothing more.
+        Without a call, an epoch ends when each pair has come once, or K times if a pass over the
+        loader shows each in K rows. Of samplers with replacement, and of loaders that never show
+        some pairs, it ends when as many observed samples have come as pairs were handed over.
+        The first epoch that ends by itself warns if it saw few of the pairs, or if K > 1.
+
+        From the first call on, and with `explicit_epochs` at once, epochs end by calls alone. A
+        call right after an epoch ended by itself confirms it and does nothing more.
 
         Returns:
             The epoch's record; None when disabled.

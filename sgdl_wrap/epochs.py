@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap.batches.backlog import Backlog, Reading
+from sgdl_wrap.batches.passes import Bound, doubts_of_a_pass
 from sgdl_wrap.batches.samples import are_pointwise
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
@@ -25,7 +26,7 @@ from sgdl_wrap.memorization.transition import (
 )
 from sgdl_wrap.notices import warn
 from sgdl_wrap.random_streams import foreign_streams_kept
-from sgdl_wrap.records import EpochRecord, RunningEpoch
+from sgdl_wrap.records import Counts, EpochRecord, RunningEpoch
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from sgdl_wrap.report.ranking_log import RankingLog
 from sgdl_wrap.self_guided.loss_scale import loss_scale
@@ -97,11 +98,11 @@ class Epochs:
         self.tracker = MemorizationTracker(interactions, config, ranks)
         self.backlog = Backlog()
         # what the backlog has shown, while it is written down
-        self._read: tuple[Reading, Averages | None] | None = None
+        self._read: tuple[Reading, Averages | None, Counts | None] | None = None
         self.self_guided: SelfGuidedPhase | None = None
-        self.running = self._new_epoch()
         self.history: list[EpochRecord] = []
         self._explicit_from_the_first = self.explicit = explicit
+        self.running = self._new_epoch(first=True)
 
     @property
     def phase(self) -> Phase:
@@ -135,9 +136,15 @@ class Epochs:
         return self.running.batches + len(self.backlog.steps)
 
     def start_clocks(self) -> None:
-        """Starts the epoch's clocks at its first batch."""
+        """Starts the epoch's clocks at its first batch.
+
+        Says then what is doubtful of the epoch before, as end_epoch would have been called by now.
+        """
         if self.running.start_clock():
             self._user_code.added.take()
+            doubts, self.running.doubts = self.running.doubts, []
+            for doubt in [] if self.explicit else doubts:
+                warn(doubt)
 
     def write_down(self) -> None:
         """Notes the steps of the backlog.
@@ -151,9 +158,11 @@ class Epochs:
         while self.backlog.steps:
             if self._read is None:
                 reading = self.backlog.read(self._interactions)
-                self._read = reading, self.tracker.averages(reading.visits)
-            reading, averages = self._read
+                averages = self.tracker.averages(reading.visits)
+                self._read = reading, averages, self.running.counted(reading)
+            reading, averages, counts = self._read
             self.tracker.note(reading.visits, averages)
+            self.running.note(counts)
             running, backlog = self.running.after(reading), self.backlog.after(reading)
             self.running, self.backlog, self._read = running, backlog, None
             reading.refuse()
@@ -190,30 +199,37 @@ class Epochs:
         return self._end()
 
     def end_if_full(self) -> None:
-        """Ends the epoch if as many observed samples have passed as pairs were handed over."""
+        """Ends the epoch if a pass over the pairs is over, as their visits tell."""
         # the backlog may hold negatives too, but no more observed samples than this
         most = self.running.observed + self.backlog.samples
         if self.explicit or most < self.running.ends_at:
             return
         self.write_down()
-        running = self.running
+        running, repeats = self.running, self._interactions.repeats
         if running.observed < running.ends_at:
             return
         self._ranks.refuse_own_epoch_end()
+        if not running.is_over(None if repeats is None else repeats.numpy()):
+            return
+        doubts = [] if running.put_off else doubts_of_a_pass(
+            running.counts, running.observed, running.bound, rows=self._interactions.rows,
+            dropped=(1 + running.skipped) * running.observed / running.batches,
+        )
         try:
-            self._end()
+            self._end(doubts)
         except Exception:
             # the error comes once, and the next try an epoch later
-            running.ends_at += self._interactions.rows
+            running.put_off += running.bound.at
             raise
 
-    def _end(self) -> EpochRecord:
+    def _end(self, doubts: Sequence[str] = ()) -> EpochRecord:
         # what an epoch's end finds is made out first, and then taken in one statement
         with all_or_nothing(self, self._user_code.streams):
             ended = self._ended()
             history = [*self.history, ended.record]
+            running = replace(self._new_epoch(first=False), doubts=[*doubts])
             self.tracker, self.history, self.running, self.self_guided = (
-                ended.tracker, history, self._new_epoch(), ended.self_guided
+                ended.tracker, history, running, ended.self_guided
             )  # fmt: skip
         record = ended.record
         logger.info("%s", epoch_line(record))
@@ -338,9 +354,14 @@ class Epochs:
             pointwise=pointwise,
         )
 
-    def _new_epoch(self) -> RunningEpoch:
-        # several ranks end epochs by calls alone, and wait two passes for one
-        return RunningEpoch(self._interactions.rows * (2 if self._ranks.several else 1))
+    def _new_epoch(self, *, first: bool) -> RunningEpoch:
+        if self._ranks.several:  # they end epochs by calls alone, and wait two passes for one
+            return RunningEpoch(Bound(2 * self._interactions.rows, settled=True))
+        if self.explicit:
+            return RunningEpoch(Bound(self._interactions.rows, settled=True))
+        if first:
+            return RunningEpoch.first(self._interactions)
+        return RunningEpoch(self.running.bound)  # later passes are as long as the first
 
     # ------------------------------------------------------------------ state
 
@@ -374,7 +395,7 @@ class Epochs:
                     pointwise=bool(guided["pointwise"]),
                 )
                 self_guided.load_state_dict(guided)
-            running = RunningEpoch.from_state(state["epoch"])
+            running = RunningEpoch.from_state(state["epoch"], len(self._interactions))
             explicit = self._explicit_from_the_first or bool(state["explicit_epochs"])
         self.tracker, self.self_guided, self.history = tracker, self_guided, history
         self.running, self.explicit = running, explicit

@@ -30,6 +30,7 @@ class Interactions:
 
     Attributes:
         rows: how many pairs were handed over, repeats counted.
+        repeats: how often each of the N was, (N,) int64; None if once each.
         keys: of the interactions, (N,) int64, ascending.
         starts: starts[u] : starts[u + 1] are the ids of user u, (n_users + 1,) int64.
         n_users: largest observed user id + 1.
@@ -77,8 +78,11 @@ class Interactions:
                 f"{self.n_items}. Number users and items from 0 without gaps."
             )
         self.rows = len(user_ids)
-        self.keys: Tensor = torch.unique(user_ids * self.n_items + item_ids, sorted=True)
+        keys = user_ids * self.n_items + item_ids
+        self.keys: Tensor = torch.unique(keys, sorted=True)
+        self.repeats: Tensor | None = None
         if len(self.keys) < self.rows:
+            self.repeats = torch.unique(keys, sorted=True, return_counts=True)[1]
             warn(
                 f"Expected distinct pairs, got {self.rows - len(self.keys)} repeats among "
                 f"{self.rows}. A pair that repeats is one interaction."

@@ -6,8 +6,16 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from sgdl_wrap.batches.backlog import Reading
+from sgdl_wrap.batches.passes import Bound, first_look, next_bound, visited
+from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.state import same_shape
+
+Counts = tuple[np.ndarray, np.ndarray]  # interactions, each once, and their visits
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,15 @@ class EpochRecord:
 
 @dataclass
 class RunningEpoch:
-    """The epoch under way; it ends by itself when `observed` reaches `ends_at`.
+    """The epoch under way; it ends by itself when `observed` reaches `ends_at` for good.
 
     `skipped` is counted when a batch is left out, the rest when steps are written down.
     """
 
-    ends_at: int
+    bound: Bound
+    counts: np.ndarray | None = None  # visits of each interaction, uint8, as long as they tell
+    put_off: int = 0  # visits until an end that has failed is tried again
+    doubts: list[str] = field(default_factory=list)  # of the epoch before, to be said
     observed: int = 0
     samples: int = 0
     negatives: int = 0  # that their batch calls unobserved
@@ -120,6 +131,38 @@ class RunningEpoch:
             weight_sum=weight_sum,
         )
 
+    @classmethod
+    def first(cls, interactions: Interactions) -> RunningEpoch:
+        """One that counts visits, and learns from them how long a pass is."""
+        size = len(interactions)
+        return cls(first_look(size), np.zeros(size, dtype=np.uint8))
+
+    @property
+    def ends_at(self) -> int:
+        """The observed samples with which it may end."""
+        return self.bound.at + self.put_off
+
+    def is_over(self, repeats: np.ndarray | None) -> bool:
+        """Whether the pass is over, as far as its visits tell.
+
+        Args:
+            repeats: how often each interaction was handed over; None if once each.
+        """
+        if self.counts is not None and not self.bound.settled:
+            self.bound = next_bound(self.counts, self.observed, self.bound, repeats)
+        return self.bound.settled and self.observed >= self.ends_at
+
+    def counted(self, reading: Reading) -> Counts | None:
+        """Which counts of visits change by some steps, and to what; None if none are counted."""
+        if self.counts is None or not reading.visits:
+            return None
+        return visited(self.counts, np.concatenate([ids for ids, _ in reading.visits]))
+
+    def note(self, counts: Counts | None) -> None:
+        """Takes counts of visits; done twice, it is as done once."""
+        if self.counts is not None and counts is not None:
+            self.counts[counts[0]] = counts[1]
+
     def seconds(self) -> float:
         """Wall time since the first batch."""
         running = 0.0 if self._started is None else time.perf_counter() - self._started
@@ -132,7 +175,10 @@ class RunningEpoch:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "ends_at": self.ends_at,
+            "bound": asdict(self.bound),
+            "put_off": self.put_off,
+            "doubts": list(self.doubts),
+            "counts": None if self.counts is None else torch.from_numpy(self.counts.copy()),
             "observed": self.observed,
             "samples": self.samples,
             "negatives": self.negatives,
@@ -144,10 +190,24 @@ class RunningEpoch:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> RunningEpoch:
-        """The epoch that `state_dict` gave."""
+    def from_state(cls, state: dict[str, Any], interactions: int) -> RunningEpoch:
+        """The epoch that `state_dict` gave.
+
+        Args:
+            state: that dictionary.
+            interactions: N.
+        """
         values = dict(state)
-        epoch = cls(_seconds_before=values.pop("seconds"), **values)
+        counts = values.pop("counts")
+        if counts is not None:
+            expected = torch.zeros(interactions, dtype=torch.uint8)
+            counts = same_shape(counts, expected, "counts").numpy().copy()
+        epoch = cls(
+            Bound(**values.pop("bound")),
+            counts,
+            _seconds_before=values.pop("seconds"),
+            **values,
+        )
         if set(state) != set(epoch.state_dict()):
             raise KeyError("the epoch under way lacks some of its numbers")
         return epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,21 @@ import pytest
 import sklearn.mixture  # noqa: F401  (its import may draw from the streams: test_plain_equality)
 import torch
 
-from sgdl_wrap import DenoiserConfig, EpochRecord, Phase, SelfGuidedDenoiser
+from sgdl_wrap import (
+    DenoiserConfig,
+    DenoiserWarning,
+    EpochRecord,
+    Phase,
+    ScoreError,
+    SelfGuidedDenoiser,
+    StateError,
+)
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.memorization.transition import first_stall
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,
+    assert_identical,
     build,
     labelled_epoch,
     seeded,
@@ -23,7 +33,9 @@ from tests.models_zoo import (
     tiny_lightgcn,
     train,
     triple_epoch,
+    without,
 )
+from tests.resealed import resealed
 
 DATA = tiny_data()
 N = len(DATA)
@@ -79,6 +91,131 @@ def test_repeated_rows_make_an_epoch_as_long_as_the_loader() -> None:
         denoiser.before_step(part)
         denoiser.step(part)
         assert len(denoiser.history) == (number == 3)
+
+
+# ------------------------------------------------------------------ an epoch is a pass
+
+
+def several_rows_each(each: int, seed: int, *, together: bool) -> list[Any]:
+    """A pass with a row for each negative, in one batch or anywhere."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.permutation(N), each)
+    rows = rows if together else rng.permutation(rows)
+    users, items = DATA.tensors()
+    columns = (users[rows], items[rows], torch.from_numpy(rng.integers(30, size=len(rows))))
+    return [tuple(c[start : start + 60] for c in columns) for start in range(0, len(rows), 60)]
+
+
+def passes_seen(denoiser: SelfGuidedDenoiser, passes: Iterable[list[Any]]) -> list[int]:
+    """How many epochs had ended after each pass."""
+    found = []
+    for batches in passes:
+        for batch in batches:
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        found.append(len(denoiser.history))
+    return found
+
+
+SEVERAL = (
+    r"^Expected each pair once in a pass over the loader, got about 3\.0 rows of each\. An epoch "
+    r"ends by itself after 540 observed samples, as such a pass does\. Call end_epoch\(\) after "
+    r"each pass over the loader, or set explicit_epochs=True, if a pass is longer or shorter\.$"
+)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_pass_with_a_row_for_each_negative_is_one_epoch(together: bool) -> None:
+    denoiser = build(config=WATCHING)
+    passes = [several_rows_each(3, seed, together=together) for seed in range(6)]
+    with pytest.warns(DenoiserWarning, match=SEVERAL) as caught:
+        assert passes_seen(denoiser, passes) == [1, 2, 3, 4, 5, 6]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore:Expected each pair once")
+def test_what_was_learned_of_passes_is_saved() -> None:
+    passes = [several_rows_each(3, seed, together=False) for seed in range(2)]
+    outcomes = []
+    for stop in ((), (2, 5, 8, 11)):  # of 18 batches
+        model = tiny_lightgcn(DATA)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        denoiser = build(model=model, optimizer=optimizer, config=WATCHING)
+        for number, batch in enumerate([*passes[0], *passes[1]]):
+            if number in stop:
+                state = denoiser.state_dict()
+                denoiser = build(model=model, optimizer=optimizer, config=WATCHING)
+                denoiser.load_state_dict(state)
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        assert len(denoiser.history) == 2
+        outcomes.append(without(denoiser.state_dict(), "seconds", "plain_seconds"))
+    assert_identical(outcomes[1], outcomes[0])
+
+
+def test_a_state_whose_visits_are_of_another_number_is_refused() -> None:
+    denoiser = build(config=WATCHING)
+    state = denoiser.state_dict()
+    state["epoch"]["counts"] = torch.zeros(N - 1, dtype=torch.uint8)
+    with pytest.raises(StateError, match=r"^Expected counts as torch.uint8 of shape \(180,\)"):
+        denoiser.load_state_dict(resealed(state))
+
+
+def test_pairs_that_never_come_are_said_when_an_epoch_ends_by_itself() -> None:
+    denoiser = build(config=WATCHING)
+    passes = [
+        [tuple(c[rows] for c in whole) for rows in torch.arange(N // 2).split(30)]
+        for whole in ((*DATA.tensors(), DATA.tensors()[1].flip(0)),) * 4
+    ]
+    with pytest.warns(
+        DenoiserWarning,
+        match=r"^Expected an epoch that ends by itself to show nearly every pair, got 50% of 180 "
+        r"in 180 observed samples\. Some pairs come more often than others, or never\. Call "
+        r"end_epoch\(\) after each pass over the loader, or set explicit_epochs=True\.$",
+    ) as caught:
+        assert passes_seen(denoiser, passes) == [0, 1, 1, 2]  # as many samples as there are pairs
+    assert len(caught) == 1
+
+
+def test_nothing_is_said_to_those_who_call_end_epoch() -> None:
+    for explicit, each in ((True, 3), (False, 3), (True, 1)):
+        denoiser = build(config=WATCHING, explicit_epochs=explicit)
+        for seed in range(3):
+            batches = several_rows_each(each, seed, together=False)
+            passes_seen(denoiser, [batches[: len(batches) // 2] if each == 1 else batches])
+            denoiser.end_epoch()
+        assert len(denoiser.history) == 3
+
+
+def test_a_loader_over_distinct_pairs_and_one_over_repeats_both_end_with_the_pass() -> None:
+    users, items = DATA.tensors()
+    times = 1 + torch.arange(N) % 3
+    rows = torch.arange(N).repeat_interleave(times)
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    for loaded in (rows, rows.unique()):
+        with pytest.warns(UserWarning, match="^Expected distinct pairs, got 180 repeats among 360"):
+            denoiser = build(interactions=(users[rows], items[rows]), config=WATCHING)
+        batch = [users[loaded], items[loaded], items[loaded.flip(0)]]
+        parts = list(zip(*(column.split(70) for column in batch), strict=True))
+        assert passes_seen(denoiser, [parts] * 3) == [1, 2, 3]
+
+
+def test_an_end_that_failed_is_tried_again_a_pass_later() -> None:
+    fails = [False]
+
+    def score(model: Any, users: Any, items: Any) -> Any:
+        return model(users, items) * (torch.nan if fails[0] else 1)
+
+    denoiser = build(config=WATCHING, score_fn=score)
+    fails[0] = True
+    with pytest.raises(ScoreError):
+        train(denoiser)
+    fails[0] = False
+    batches = triple_epoch(DATA, 1)
+    assert passes_seen(denoiser, [batches[:-1], batches[-1:]]) == [0, 1]
+    train(denoiser, start=2)
+    assert len(denoiser.history) == 2
 
 
 def test_from_the_first_end_epoch_on_epochs_end_by_calls_alone() -> None:

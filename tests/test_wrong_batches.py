@@ -26,7 +26,7 @@ from tests.models_zoo import (
     tiny_denoiser,
     without,
 )
-from tests.scenes import BATCHES, DATA, PHASES, Scene
+from tests.scenes import BATCHES, DATA, PER_EPOCH, PHASES, Scene
 
 ONES = torch.ones(3, dtype=torch.int64)
 WRONG_INTERACTIONS: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -159,20 +159,20 @@ def test_unknown_pairs_are_refused_at_once_where_they_guide(kind: str) -> None:
 
 
 @MISREAD
-@pytest.mark.parametrize("call", ["end_epoch", "state_dict", "before_step", "step"])
+@pytest.mark.parametrize("call", ["end_epoch", "state_dict", "before_step"])
 def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
     call: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The good batches before and after are noted as if the other had not been."""
     _, error, message = UNKNOWN[kind]
     named = message.format(where="batch 2 of epoch 1") + "$"
-    scene = Misread(config=WATCHING.but(noise_rate=0.1))
+    scene = Misread(config=WATCHING.but(noise_rate=0.1), explicit_epochs=True)
     scene.train()
     scene.train_misread(kind)  # trained on, and not yet looked up
     scene.train()
     expected = SelfGuidedDenoiser(
         scene.model, scene.optimizer, bpr_loss, interactions=DATA.tensors(),
-        n_items=DATA.n_items, config=scene.denoiser.config,
+        n_items=DATA.n_items, config=scene.denoiser.config, explicit_epochs=True,
     )  # fmt: skip
     first, _, third = scene.denoiser._epochs.backlog.steps
     expected._epochs.backlog = Backlog().plus(first).plus(third)
@@ -181,14 +181,6 @@ def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
         monkeypatch.setattr("sgdl_wrap.batches.backlog.CAPACITY", 150)
         with scene.refused(error, named):
             scene.denoiser.before_step(BATCHES[3])
-    elif call == "step":  # 180 samples of 180 might have been observed
-        before = snapshot(scene.model)["parameters"]
-        with pytest.raises(error, match=named):
-            scene.train()
-        with pytest.raises(AssertionError):  # the step is done
-            assert_identical(snapshot(scene.model)["parameters"], before)
-        assert scene.denoiser.history == []
-        return
     else:
         with scene.refused(error, named):
             getattr(scene.denoiser, call)()
@@ -206,19 +198,35 @@ def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
     assert record.epoch == 1
 
 
-def test_an_epoch_ends_by_itself_after_a_batch_of_it_was_left_out() -> None:
+@MISREAD
+def test_unknown_pairs_are_named_by_the_step_that_may_end_the_epoch(kind: str) -> None:
+    _, error, message = UNKNOWN[kind]
+    scene = Misread(config=WATCHING.but(noise_rate=0.1))
+    for _ in range(PER_EPOCH + 1):
+        scene.train()
+    scene.train_misread(kind)
+    scene.train()
+    before = snapshot(scene.model)["parameters"]
+    with pytest.raises(error, match=message.format(where="batch 2 of epoch 2") + "$"):
+        scene.train()  # 180 samples of 180 might have been observed; 130 were
+    with pytest.raises(AssertionError):  # the step is done
+        assert_identical(snapshot(scene.model)["parameters"], before)
+    assert len(scene.denoiser.history) == 1
+    scene.train()  # 50 more
+    assert [record.epoch for record in scene.denoiser.history] == [1, 2]
+
+
+def test_unknown_pairs_of_the_first_epoch_are_named_when_half_of_the_pairs_may_have_come() -> None:
     scene = Misread(config=WATCHING.but(noise_rate=0.1))
     scene.train()
-    scene.train_misread("unknown")
-    scene.train()
     with pytest.raises(BatchError, match="in batch 2 of epoch 1, got none of its 50"):
-        scene.train()  # 130 of 180 are known by now
-    scene.train()  # 50 more
-    assert [record.epoch for record in scene.denoiser.history] == [1]
+        scene.train_misread("unknown")  # 100 samples of 180 might have been observed
+    scene.goes_on()
+    assert scene.denoiser.state_dict()["epoch"]["observed"] == 100
 
 
 def test_the_first_of_several_unknown_batches_is_named_and_the_others_are_counted() -> None:
-    scene = Misread(config=WATCHING.but(noise_rate=0.1))
+    scene = Misread(config=WATCHING.but(noise_rate=0.1), explicit_epochs=True)
     scene.train()
     for kind in ("unknown", "negative"):
         scene.train_misread(kind)

@@ -9,12 +9,14 @@ left out, as its batches cannot be divided: the first step that would learn from
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sgdl_wrap.batches.passes import Bound
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.interactions import Interactions, fingerprint
@@ -97,13 +99,19 @@ def state_of_rank(
             state = _part(state, interactions)
         if not ranks.several:
             return state
-        epoch = {**state["epoch"], "ends_at": 2 * interactions.rows}
+        # several ranks end epochs by calls alone, and count no visits
+        epoch = {**state["epoch"], **_bound(2 * interactions.rows)}
         state = {**state, "epoch": epoch}
         if ranks.rank > 0:  # what is summed over the ranks is held by one
             epoch.update(dict.fromkeys(_SUMS, 0))
             if state["self_guided"] is not None:
                 state["self_guided"] = {**state["self_guided"], "guidance": None}
         return state
+
+
+def _bound(at: int) -> dict[str, Any]:
+    """Of an epoch that counts no visits: when it is over."""
+    return {"bound": asdict(Bound(at, settled=True)), "counts": None, "put_off": 0}
 
 
 def _check_one_moment(states: Sequence[dict[str, Any]]) -> None:
@@ -164,7 +172,7 @@ def _joined_replicas(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -
             parts = [torch.where(those, one[name], torch.nan) for those, one in both]
             last = torch.stack(parts).nan_to_num(-torch.inf).amax(dim=0)
             tracker[name] = torch.where(last == -torch.inf, tracker[name], last)
-    epoch = {**merged["epoch"], "ends_at": merged["epoch"]["ends_at"] // 2}
+    epoch = {**merged["epoch"], **_bound(merged["epoch"]["bound"]["at"] // 2)}
     return {**merged, "tracker": tracker, "epoch": epoch}
 
 
@@ -191,13 +199,13 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     for one in trackers:  # no user is on two ranks
         cut = tracker["cut"][: len(one["cut"])]
         cut.copy_(torch.fmax(cut, one["cut"]))
-    ends_at = sum(state["epoch"]["ends_at"] for state in states) // 2
+    ends_at = sum(state["epoch"]["bound"]["at"] for state in states) // 2
     merged = {
         **merged,
         "interactions": fingerprint(keys, n_items),
         "pairs": {"keys": keys, "n_items": n_items},
         "tracker": tracker,
-        "epoch": {**merged["epoch"], "ends_at": ends_at},
+        "epoch": {**merged["epoch"], **_bound(ends_at)},
     }
     if merged["self_guided"] is None:
         return merged

@@ -255,9 +255,18 @@ def test_steps_are_written_down_together_when_enough_samples_wait(
         denoiser.before_step(batch)
         denoiser.step(batch)
         course.append(list(calls))
+    # when half of the pairs have come, and at the epoch's end
+    assert course == [[], [], [90], [90], [90], [90, 90]]
+    assert len(denoiser.history) == 1
+    calls.clear()
+    course.clear()
+    for batch in triple_epoch(DATA, 1, batch_size=30):
+        denoiser.before_step(batch)
+        denoiser.step(batch)
+        course.append(list(calls))
     # with the fifth batch, and at the epoch's end
     assert course == [[], [], [], [], [120], [120, 60]]
-    assert len(denoiser.history) == 1
+    assert len(denoiser.history) == 2
 
 
 def test_the_smoothed_loss_that_weights_read_is_the_one_written_down(

@@ -12,6 +12,7 @@ import torch
 
 from sgdl_wrap import StateError, merge_states
 from sgdl_wrap.batches.backlog import Reading
+from sgdl_wrap.batches.passes import Bound
 from sgdl_wrap.distributed.resharding import _joined_epoch
 from sgdl_wrap.records import RunningEpoch
 from tests.distributed.conftest import Told
@@ -135,11 +136,11 @@ def test_a_merged_state_without_this_rank_s_pairs_is_refused(told: Told) -> None
 
 def test_all_that_an_epoch_has_counted_of_samples_is_added_up() -> None:
     epochs = [
-        RunningEpoch(20).after(Reading(1, [], 7, 3, 4, np.array([1.0]), np.array([2.0]))),
-        RunningEpoch(20).after(Reading(1, [], 5, 0, 5, np.array([0.5]), np.array([4.0]))),
+        RunningEpoch(Bound(20)).after(Reading(1, [], 7, 3, 4, np.array([1.0]), np.array([2.0]))),
+        RunningEpoch(Bound(20)).after(Reading(1, [], 5, 0, 5, np.array([0.5]), np.array([4.0]))),
     ]
-    joined = RunningEpoch.from_state(_joined_epoch([epoch.state_dict() for epoch in epochs]))
-    expected = RunningEpoch(20).after(
+    joined = RunningEpoch.from_state(_joined_epoch([epoch.state_dict() for epoch in epochs]), 5)
+    expected = RunningEpoch(Bound(20)).after(
         Reading(1, [], 12, 3, 9, np.array([1.5]), np.array([6.0]))
     )
     assert without(joined.state_dict(), "seconds") == without(expected.state_dict(), "seconds")
