@@ -179,7 +179,13 @@ class SelfGuidedDenoiser:
         """
         self._steps.settle()
         self._epochs.write_down()
-        return audit(self._epochs.tracker, self._epochs.self_guided)
+        if not self.enabled:
+            raise OrderError(
+                "Expected report of a denoiser that watches, got enabled=False. Build it with "
+                "enabled=True."
+            )
+        tracker = self._epochs.tracker
+        return audit(tracker, self._epochs.self_guided, self._epochs.running.what_came())
 
     # ------------------------------------------------------------------ the loop
 
@@ -190,8 +196,9 @@ class SelfGuidedDenoiser:
             batch: whatever loss_fn takes, of B samples whose pairs can be read.
 
         Raises:
-            BatchError: pairs that cannot be read, none of them known, or a batch too large to
-                guide as a whole (`max_guidance_batch`).
+            BatchError: pairs that cannot be read, none of them known, a first batch that marks
+                interactions alone unobserved, or a batch too large to guide as a whole
+                (`max_guidance_batch`).
             InteractionsError: ids out of range.
             LossError: losses of another shape than (B,).
             NonFiniteError: NaN or Inf in the losses, or on the way to ψ and φ.
@@ -218,6 +225,7 @@ class SelfGuidedDenoiser:
             self._epochs.end_if_full()
             if self._epochs.backlog.full:
                 self._epochs.write_down()
+            self._epochs.doubt_lone_negatives()
             self._epochs.start_clocks()
             self._steps.begin(batch)
 

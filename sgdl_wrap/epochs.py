@@ -15,7 +15,7 @@ from sgdl_wrap.batches.passes import Bound, doubts_of_a_pass
 from sgdl_wrap.batches.samples import are_pointwise
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
-from sgdl_wrap.errors import NonFiniteError, OrderError, SwitchError
+from sgdl_wrap.errors import NoiseRateError, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.tracker import Averages, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
@@ -181,6 +181,7 @@ class Epochs:
         confirms = not self.explicit and bool(self.history)  # an epoch that ended by itself
         with self._ranks.together():
             self.write_down()
+        self._refuse_without_observed()
         if not self._ranks.any(self.running.samples > 0):
             if not confirms and self._ranks.any(self.running.skipped > 0):
                 raise NonFiniteError(
@@ -192,11 +193,32 @@ class Epochs:
                 self.explicit = True
                 return self.history[-1]
             raise OrderError(
-                "Expected end_epoch after some batches, got none. "
-                "Call before_step and step on each batch of the loader."
+                f"Expected end_epoch after some batches, got {self.running.what_came()}"
             )
         self.explicit = True
         return self._end()
+
+    def _refuse_without_observed(self) -> None:
+        if self.phase is not Phase.MEMORIZATION or self._config.noise_rate is not None:
+            return
+        samples, observed = self._ranks.sums(self.running.samples, self.running.observed)
+        if samples and not observed:
+            raise NoiseRateError(
+                f"Expected observed pairs in epoch {len(self.history) + 1} to estimate a noise "
+                f"rate, got {self.running.what_came()}"
+            )
+
+    def doubt_lone_negatives(self) -> None:
+        """Says once that as many samples as pairs have come, and none of them is observed."""
+        running = self.running
+        if running.observed or running.said or running.samples < self._interactions.rows:
+            return
+        running.said = True
+        warn(
+            f"Expected observed pairs in epoch {len(self.history) + 1}, got "
+            f"{running.what_came()} Without observed pairs no epoch ends by itself, and "
+            "switch_timeout never comes."
+        )
 
     def end_if_full(self) -> None:
         """Ends the epoch if a pass over the pairs is over, as their visits tell."""

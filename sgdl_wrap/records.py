@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap.batches.backlog import Reading
+from sgdl_wrap.batches.marks import REMEDY
 from sgdl_wrap.batches.passes import Bound, first_look, next_bound, visited
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.transition import Phase
@@ -95,6 +96,7 @@ class RunningEpoch:
     bound: Bound
     counts: np.ndarray | None = None  # visits of each interaction, uint8, as long as they tell
     put_off: int = 0  # visits until an end that has failed is tried again
+    said: bool = False  # that no pair of it was observed
     doubts: list[str] = field(default_factory=list)  # of the epoch before, to be said
     observed: int = 0
     samples: int = 0
@@ -163,6 +165,17 @@ class RunningEpoch:
         if self.counts is not None and counts is not None:
             self.counts[counts[0]] = counts[1]
 
+    def what_came(self) -> str:
+        """Why there is nothing to judge the epoch by, as the end of a message."""
+        if self.samples > 0:
+            return f"{self.samples:,} samples, none of them an observed pair. {REMEDY}"
+        if self.skipped > 0:
+            return (
+                f"{self.skipped} batches, all of them skipped for NaN or Inf. Lower the learning "
+                "rate, or go on from a checkpoint before them."
+            )
+        return "none. Call before_step and step on each batch of the loader."
+
     def seconds(self) -> float:
         """Wall time since the first batch."""
         running = 0.0 if self._started is None else time.perf_counter() - self._started
@@ -177,6 +190,7 @@ class RunningEpoch:
         return {
             "bound": asdict(self.bound),
             "put_off": self.put_off,
+            "said": self.said,
             "doubts": list(self.doubts),
             "counts": None if self.counts is None else torch.from_numpy(self.counts.copy()),
             "observed": self.observed,

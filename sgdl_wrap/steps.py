@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import StepRecord
+from sgdl_wrap.batches.marks import refuse_or_doubt_marks
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
 from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
 from sgdl_wrap.batches.trees import batch_written, doubt_storable, shallow_copy, versions
@@ -393,6 +394,8 @@ class Steps:
         audits = self._config.audit_only
         if first or (self._user_code.sliceable is None and not audits):
             samples = identified(pairs, self._interactions, where)
+            if first:
+                refuse_or_doubt_marks(samples, self._interactions, where)
             refuse_unknown(samples, where)
             check_own_pairs(self._ranks, samples, where)
             if first:

@@ -73,11 +73,13 @@ def refuse_unknown(samples: Samples, where: str) -> None:
     Raises:
         BatchError: they are.
     """
-    if samples.observed.any() and samples.ids.max() < 0:
+    meant, size = int(samples.observed.sum()), len(samples.ids)
+    if meant and samples.ids.max() < 0:
+        which = f"its {size} samples" if meant == size else f"the {meant} that it marks observed"
         raise BatchError(
-            f"Expected observed pairs in {where}, got none of its {len(samples.ids)} samples "
-            "among the interactions. Pass the training interactions at construction, and "
-            "pair_fn=... if the batch's ids are numbered otherwise."
+            f"Expected observed pairs in {where}, got none of {which} among the interactions. Pass "
+            "the training interactions at construction, and pair_fn=... if the batch's ids are "
+            "numbered otherwise."
         )
 
 

@@ -158,11 +158,14 @@ class Audit(np.ndarray):
         parquet.write_table(pyarrow.table(columns), path)
 
 
-def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> Audit:
+def audit(
+    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, came: str
+) -> Audit:
     """What Phase I has watched and Phase II, if it has begun, has learned.
 
     Args:
         tracker, self_guided: of the two phases; None before the second.
+        came: what came in the place of observed pairs, as the end of a message.
 
     Raises:
         OrderError: nothing was watched yet.
@@ -170,8 +173,7 @@ def audit(tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None) -> 
     suspicion = tracker.suspicion
     if np.isnan(tracker.losses).all() and (suspicion is None or np.isnan(suspicion).all()):
         raise OrderError(
-            "Expected report after some batches, got none. Call before_step and step on each "
-            "batch of the loader, with enabled=True."
+            f"Expected report after some batches, got {came}"
         )
     interactions, config = tracker.interactions, tracker.config
     ids = np.arange(len(interactions))

@@ -442,10 +442,19 @@ def test_parquet_has_the_columns(tmp_path: Any) -> None:
 # ------------------------------------------------------------------ out of turn
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_nothing_watched_is_nothing_to_report(enabled: bool) -> None:
-    denoiser = tiny_denoiser(DATA, "lightgcn", config=WATCHING, enabled=enabled)
+def test_nothing_watched_is_nothing_to_report() -> None:
+    denoiser = tiny_denoiser(DATA, "lightgcn", config=WATCHING)
     with pytest.raises(OrderError, match=r"^Expected report after some batches, got none\. "):
+        denoiser.report()
+
+
+def test_a_denoiser_that_does_not_watch_has_nothing_to_report() -> None:
+    denoiser = trained(epochs=1, config=WATCHING, enabled=False)
+    with pytest.raises(
+        OrderError,
+        match=r"^Expected report of a denoiser that watches, got enabled=False\. Build it with "
+        r"enabled=True\.$",
+    ):
         denoiser.report()
 
 
