@@ -223,7 +223,8 @@ def check_scores(
     except ATTEMPTED as error:
         raise ScoreError(
             f"Expected scores of {len(users)} pairs, got {type(error).__name__}: {error}. "
-            "Pass score_fn(model, users, items), which returns one score per pair."
+            "Pass score_fn(model, users, items), which returns one score per pair, higher for "
+            "better items."
         ) from error
     checked_scores(scores, users, items)
     catalogue = _spread(interactions.n_items, chunk)

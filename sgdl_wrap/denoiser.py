@@ -62,8 +62,9 @@ class SelfGuidedDenoiser:
             count in their order and whose index does not. Strings are refused: number them with
             ``pandas.factorize`` or ``numpy.unique(..., return_inverse=True)``.
         n_items: size of the catalogue; None takes the largest observed item id + 1.
-        score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,); the default
-            is ``model(users, items)``. Users and items come as int64 on the model's device, up to
+        score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,), higher for
+            better items; the default is ``model(users, items)``. Of a distance, return
+            ``-distance``. Users and items come as int64 on the model's device, up to
             `config.ranking_chunk` pairs at once, users in order. Return -inf for items that are
             never recommended, such as padding: they are ranked last. NaN and +inf are refused.
         pair_fn: ``pair_fn(batch)`` returns the pairs of the batch's samples as (users, items) or

@@ -17,6 +17,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import NoiseRateError, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.sign import LossGap
 from sgdl_wrap.memorization.tracker import Averages, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
     Phase,
@@ -49,6 +50,7 @@ class Ended:
         tracker: what is known of each interaction now.
         self_guided: Phase II; None as long as it has not begun.
         memorized: |M_t|, over all ranks.
+        gap: how the losses of its memorized pairs lie to the others'; None in Phase II.
         verdict: of Eq. 3; None where nothing was to be decided.
     """
 
@@ -56,6 +58,7 @@ class Ended:
     tracker: MemorizationTracker
     self_guided: SelfGuidedPhase | None
     memorized: int
+    gap: LossGap | None
     verdict: Verdict | None = None
 
 
@@ -249,7 +252,11 @@ class Epochs:
         with all_or_nothing(self, self._user_code.streams):
             ended = self._ended()
             history = [*self.history, ended.record]
-            running = replace(self._new_epoch(first=False), doubts=[*doubts])
+            suspect = ended.gap is not None and ended.gap.suspect
+            doubted = self.running.sign_doubted
+            running = replace(
+                self._new_epoch(first=False), doubts=[*doubts], sign_doubted=doubted or suspect
+            )
             self.tracker, self.history, self.running, self.self_guided = (
                 ended.tracker, history, running, ended.self_guided
             )  # fmt: skip
@@ -258,6 +265,13 @@ class Epochs:
         if self._display is not None:
             self._display.end(record)
         self._say(ended)
+        if ended.gap is not None and suspect and not doubted and self._ranks.rank == 0:
+            warn(
+                f"Expected memorized pairs to have lower losses than the others, got them "
+                f"{ended.gap.effect:.1f} standard deviations higher in epoch {record.epoch}: "
+                "score_fn or forward may return distances. Return scores that are higher for "
+                "better items (-distance)."
+            )
         return record
 
     def _ended(self) -> Ended:
@@ -289,7 +303,7 @@ class Epochs:
             skipped=epoch.skipped,
             plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
         )
-        ended = Ended(record, tracker, self_guided, memorized)
+        ended = Ended(record, tracker, self_guided, memorized, findings.gap)
         if self_guided is not None:
             if self_guided.config.memorized_data == "switch":
                 return ended
@@ -349,11 +363,17 @@ class Epochs:
         ratios = [(past.clean_ratio, past.memorized_ratio) for past in self.history]
         gaps = [clean - memorized for clean, memorized in ratios if clean is not None]
         if first_stall(gaps, window) == len(self.history):
+            remedy = (
+                "Look first whether scores are higher for better items: memorized pairs had higher "
+                "losses than the others."
+                if self.running.sign_doubted
+                else "Set switch_timeout, or noise_rate if it is known; a higher learning rate or "
+                "a shorter history_length may help, too."
+            )
             logger.warning(
                 "Phase I may never end: after epoch %d the memorized ratio is %.3f and the clean "
-                "ratio %.3f, no nearer than %d epochs before. Set switch_timeout, or noise_rate if "
-                "it is known; a higher learning rate or a shorter history_length may help, too.",
-                record.epoch, record.memorized_ratio, record.clean_ratio, window,
+                "ratio %.3f, no nearer than %d epochs before. %s",
+                record.epoch, record.memorized_ratio, record.clean_ratio, window, remedy,
             )
 
     def _new_phase(

@@ -97,6 +97,7 @@ class RunningEpoch:
     counts: np.ndarray | None = None  # visits of each interaction, uint8, as long as they tell
     put_off: int = 0  # visits until an end that has failed is tried again
     said: bool = False  # that no pair of it was observed
+    sign_doubted: bool = False  # in an epoch before: memorized pairs had the higher losses
     doubts: list[str] = field(default_factory=list)  # of the epoch before, to be said
     observed: int = 0
     samples: int = 0
@@ -191,6 +192,7 @@ class RunningEpoch:
             "bound": asdict(self.bound),
             "put_off": self.put_off,
             "said": self.said,
+            "sign_doubted": self.sign_doubted,
             "doubts": list(self.doubts),
             "counts": None if self.counts is None else torch.from_numpy(self.counts.copy()),
             "observed": self.observed,

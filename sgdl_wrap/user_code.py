@@ -21,7 +21,7 @@ from sgdl_wrap.random_streams import RandomStreams, users_streams
 from sgdl_wrap.self_guided.lookahead import Lookahead, LossFn
 from sgdl_wrap.without_trace import evaluating, undisturbed
 
-ScoreFn = Callable[[Any, Tensor, Tensor], Tensor]  # (model, users, items) -> (K,) scores
+ScoreFn = Callable[[Any, Tensor, Tensor], Tensor]  # (users, items) -> (K,), higher is better
 
 
 class UserCode:

@@ -63,7 +63,7 @@ class SelfGuidedCallback(Callback):
             `training_step` returns; it logs nothing.
         interactions: as in SelfGuidedDenoiser, and so are the next five.
         n_items: size of the catalogue.
-        score_fn: scores of pairs.
+        score_fn: scores of pairs, higher for better items.
         pair_fn: the pairs of a batch.
         config: every choice of the method.
         enabled: False is plain training.

@@ -192,7 +192,7 @@ def checked_scores(scores: object, users: Tensor, items: Tensor) -> Tensor:
     if scores.shape != (expected,):
         raise ScoreError(
             f"Expected score_fn to return shape ({expected},), got {tuple(scores.shape)}. "
-            "Return one score per pair from score_fn(model, users, items)."
+            "Return one score per pair from score_fn(model, users, items), higher for better items."
         )
     if scores.is_complex():
         raise ScoreError(

@@ -19,6 +19,7 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
 from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
+from sgdl_wrap.memorization.sign import LossGap, gap_sums, loss_gap
 from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 from sgdl_wrap.state import same_shape
 
@@ -34,11 +35,13 @@ class EpochFindings:
         ranked: m_t of every interaction.
         noise_rate: the mixture's estimate; None where the rate is known or no longer asked for.
         generator: draws the next epoch's candidates.
+        gap: how the losses of this epoch's memorized pairs lie to the others'; None in Phase II.
     """
 
     ranked: RankedEpoch
     noise_rate: NoiseRate | None
     generator: torch.Generator
+    gap: LossGap | None
 
 
 def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
@@ -203,10 +206,15 @@ class MemorizationTracker:
                 on_ranked=on_ranked,
                 among=users,
             )
+        gap = None
+        if with_noise_rate:  # weights bend the losses of Phase II
+            memorized = np.unpackbits(ranked.packed, count=len(self.losses))[own].view(bool)
+            users_of_own = self.interactions.users_of(own).numpy()
+            gap = loss_gap(*ranks.sums(*gap_sums(self.losses[own], users_of_own, memorized)))
         if ranks.replicated:
             cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
             ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut, ranked.percentile)
-        return EpochFindings(ranked, noise_rate, generator)
+        return EpochFindings(ranked, noise_rate, generator, gap)
 
     def _share_losses(self) -> None:
         """Every rank learns of the losses that the others have seen in this epoch."""

@@ -444,7 +444,7 @@ def test_scores_of_another_shape_are_refused(candidates, shape):
         ranked(data, candidates, lambda users, items: torch.zeros(shape))
     assert str(caught.value) == (
         f"Expected score_fn to return shape (6,), got {shape}. "
-        "Return one score per pair from score_fn(model, users, items)."
+        "Return one score per pair from score_fn(model, users, items), higher for better items."
     )
 
 
