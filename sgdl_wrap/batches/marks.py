@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from sgdl_wrap.batches.samples import MOST_UNKNOWN, Samples
-from sgdl_wrap.errors import BatchError, DenoiserWarning
+from sgdl_wrap.errors import BatchError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.notices import warn
 
 LEAST = 8  # pairs marked unobserved; fewer tell nothing
 REMEDY = (
@@ -55,11 +54,9 @@ def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: s
             f"Expected observed pairs in {where}, got all {count} pairs that it marks unobserved "
             f"among the interactions{others}. {_CAUSES} {REMEDY}"
         )
-    warnings.warn(
+    warn(
         f"Expected the pairs that {where} marks unobserved to be sampled negatives, got {known} of "
-        f"{count} among the interactions. {_CAUSES} {REMEDY}",
-        DenoiserWarning,
-        stacklevel=5,
+        f"{count} among the interactions. {_CAUSES} {REMEDY}"
     )
 
 

@@ -12,6 +12,8 @@ from sgdl_wrap.memorization.noise_rate import scale_per_user
 EFFECT = 0.4  # standard deviations; right models reach 0.25 at worst, distances 0.5 to 3 at first
 SURE = 5.0  # standard errors: chance alone reaches them in one epoch of three million
 LEAST = 20  # pairs on either side
+MOST = 1 << 17  # pairs that are compared; more tell no more, and take time
+PARTS = 16  # of the users, that they are taken from
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,23 @@ class LossGap:
             return False
         error = math.sqrt(1 / self.memorized + 1 / self.others)
         return self.effect >= max(EFFECT, SURE * error)
+
+
+def compared_users(starts: np.ndarray, users: tuple[int, int]) -> list[tuple[int, int]]:
+    """Ranges [first, last) of users whose pairs are compared: all, or some from all over.
+
+    Args:
+        starts: starts[u] : starts[u + 1] are the pairs of user u.
+        users: first and last + 1 of those to choose from.
+    """
+    low, high = int(starts[users[0]]), int(starts[users[1]])
+    if high - low <= MOST:
+        return [users]
+    begins = np.linspace(low, high, PARTS, endpoint=False).astype(np.int64)
+    firsts = np.searchsorted(starts, begins)
+    lasts = np.searchsorted(starts, begins + MOST // PARTS)
+    ends = zip(firsts.tolist(), lasts.tolist(), strict=True)
+    return [(first, min(last, users[1])) for first, last in ends if first < last]
 
 
 def gap_sums(losses: np.ndarray, users: np.ndarray, memorized: np.ndarray) -> tuple[float, ...]:

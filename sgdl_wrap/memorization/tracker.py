@@ -19,7 +19,7 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
 from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
-from sgdl_wrap.memorization.sign import LossGap, gap_sums, loss_gap
+from sgdl_wrap.memorization.sign import LossGap, compared_users, gap_sums, loss_gap
 from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 from sgdl_wrap.state import same_shape
 
@@ -208,9 +208,13 @@ class MemorizationTracker:
             )
         gap = None
         if with_noise_rate:  # weights bend the losses of Phase II
-            memorized = np.unpackbits(ranked.packed, count=len(self.losses))[own].view(bool)
-            users_of_own = self.interactions.users_of(own).numpy()
-            gap = loss_gap(*ranks.sums(*gap_sums(self.losses[own], users_of_own, memorized)))
+            memorized = np.unpackbits(ranked.packed, count=len(self.losses)).view(bool)
+            starts, sums = self.interactions.starts.numpy(), np.zeros(6)
+            for first, last in compared_users(starts, users):
+                some = slice(int(starts[first]), int(starts[last]))
+                of = self.interactions.users_of(some).numpy()
+                sums += gap_sums(self.losses[some], of, memorized[some])
+            gap = loss_gap(*ranks.sums(*sums.tolist()))
         if ranks.replicated:
             cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
             ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut, ranked.percentile)

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgdl_wrap import DenoiserConfig, DenoiserWarning, SelfGuidedDenoiser
-from sgdl_wrap.memorization.sign import LossGap, gap_sums, loss_gap
+from sgdl_wrap.memorization.sign import (
+    MOST,
+    PARTS,
+    LossGap,
+    compared_users,
+    gap_sums,
+    loss_gap,
+)
 from tests.models_zoo import seeded
 
 N_USERS, N_ITEMS, EACH = 60, 120, 10
@@ -138,6 +145,22 @@ def test_what_ranks_have_seen_adds_up() -> None:
     parts = [gap_sums(losses[k], users[k], memorized[k]) for k in (slice(0, 30), slice(30, 80))]
     found = loss_gap(*np.sum(parts, axis=0).tolist())
     assert found.effect == pytest.approx(loss_gap(*gap_sums(losses, users, memorized)).effect)
+
+
+def test_of_very_many_pairs_some_are_compared_whole_users_from_all_over() -> None:
+    sizes = np.random.default_rng(2).integers(0, 60, size=20_000)
+    sizes[500:700] = 0
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    assert compared_users(starts, (0, 3000)) == [(0, 3000)]
+    spans = compared_users(starts, (100, 19_000))
+    chosen = sum(int(starts[last] - starts[first]) for first, last in spans)
+    assert MOST * 0.97 < chosen < MOST * 1.03
+    ends = [100, *(user for span in spans for user in span), 19_000]
+    assert ends == sorted(ends)
+    assert len(spans) == PARTS
+    assert spans[-1][0] > 17_000
+    giant = np.array([0, 10, 10 + 2 * MOST, 20 + 2 * MOST])
+    assert compared_users(giant, (0, 3)) == [(0, 2)]  # a user is never divided
 
 
 @pytest.mark.parametrize("all_of_them", [True, False])

@@ -449,7 +449,7 @@ def test_examining_writes_nothing_down():
 def test_a_failed_examination_can_be_repeated():
     tracker = small()
     visit(tracker)
-    with pytest.raises(ScoreError, match=r"Expected finite scores, got \d+ NaN or Inf among"):
+    with pytest.raises(ScoreError, match=r"Expected scores that are finite or -inf, got \d+ NaN"):
         tracker.examine(lambda u, i: torch.full((len(u),), torch.nan), with_noise_rate=True)
     commit(tracker, tracker.examine(constant, with_noise_rate=True))
     assert tracker.buffer.epochs == 1

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap import StateError, load_checkpoint, save_checkpoint
+from tests.resealed import resealed
 from tests.stress.short_runs import PER_EPOCH, Setup, ShortRun, difference
 from tests.stress.trials import Trials, Wrong
 
@@ -70,7 +71,7 @@ def trained(epochs: int) -> ShortRun:
         batch = run.batch(step)
         run.denoiser.before_step(batch)
         run.denoiser.step(batch)
-    run.denoiser.load_state_dict(without_clock(run.denoiser.state_dict()))
+    run.denoiser.load_state_dict(resealed(without_clock(run.denoiser.state_dict())))
     return run
 
 
@@ -89,8 +90,9 @@ def parts(run: ShortRun) -> dict[str, Any]:
 
 
 def states(run: ShortRun, generator: torch.Generator) -> dict[str, Any]:
-    found = {name: dict(part.state_dict()) for name, part in parts(run).items()}
-    return {**without_clock(found), "generator": generator.get_state()}
+    found = without_clock({name: dict(part.state_dict()) for name, part in parts(run).items()})
+    denoiser = resealed(found.pop("denoiser"))
+    return {"denoiser": denoiser, **found, "generator": generator.get_state()}
 
 
 def restore(run: ShortRun, generator: torch.Generator, saved: dict[str, Any]) -> None:
