@@ -217,7 +217,8 @@ def check_scores(
     Raises:
         ScoreError: it fails, or returns something else than one score a pair, finite or -inf.
     """
-    users, items = interactions.users_of(slice(8)), interactions.keys[:8] % interactions.n_items
+    users = interactions.ids_at(interactions.places(slice(8)))
+    items = interactions.keys[:8] % interactions.n_items
     try:
         scores = score(users, items)
     except ATTEMPTED as error:

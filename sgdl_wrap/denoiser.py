@@ -60,7 +60,8 @@ class SelfGuidedDenoiser:
         interactions: the observed training pairs (users, items), two columns of integers of one
             length: tensors, arrays, lists, or columns of pandas, pyarrow and polars, whose values
             count in their order and whose index does not. Strings are refused: number them with
-            ``pandas.factorize`` or ``numpy.unique(..., return_inverse=True)``.
+            ``pandas.factorize`` or ``numpy.unique(..., return_inverse=True)``. Users may have any
+            ids >= 0, with gaps; items have ids below `n_items`.
         n_items: size of the catalogue; None takes the largest observed item id + 1.
         score_fn: ``score_fn(model, users, items)`` returns a score per pair, (K,), higher for
             better items; the default is ``model(users, items)``. Of a distance, return

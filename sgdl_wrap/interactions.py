@@ -19,8 +19,12 @@ from sgdl_wrap.notices import warn
 class Interactions:
     """The N distinct observed pairs, in the order of (user, item); an id is a place in it.
 
-    A pair's key is ``user * n_items + item``, so that one int64 (8 bytes) per interaction is
-    all that the look-up needs; there is no users x items map.
+    Users have places, too: 0 to n_users - 1, in the order of their ids. Ids without gaps are their
+    places. Others, of any size, cost 8 bytes a user: the sorted ids, in which places are found by
+    binary search.
+
+    A pair's key is ``place of the user * n_items + item``, so that one int64 (8 bytes) per
+    interaction is all that the look-up needs; there is no users x items map.
 
     Args:
         users: user ids, (rows,), integers >= 0: a tensor, an array, a list, or a column of a data
@@ -31,9 +35,11 @@ class Interactions:
     Attributes:
         rows: how many pairs were handed over, repeats counted.
         repeats: how often each of the N was, (N,) int64; None if once each.
+        n_users: how many users have interactions.
+        user_ids: their ids, (n_users,) int64, ascending; None where these are 0 to n_users - 1.
         keys: of the interactions, (N,) int64, ascending.
-        starts: starts[u] : starts[u + 1] are the ids of user u, (n_users + 1,) int64.
-        n_users: largest observed user id + 1.
+        starts: starts[p] : starts[p + 1] are the ids of the interactions of the user with place p,
+            (n_users + 1,) int64.
 
     Raises:
         InteractionsError: empty, of unequal length, not 1-D integers, negative, past `n_items`.
@@ -71,14 +77,15 @@ class Interactions:
             )
         self.n_items_given = n_items is not None
         self.n_items = int(n_items) if n_items is not None else past + 1
-        self.n_users = int(user_ids.max()) + 1
+        self.user_ids, places = _numbered(user_ids)
+        self.n_users = _past_largest(places) if self.user_ids is None else len(self.user_ids)
         if self.n_users > 2**62 // self.n_items:
             raise InteractionsError(
-                f"Expected ids with users x items below 2**62, got {self.n_users} x "
-                f"{self.n_items}. Number users and items from 0 without gaps."
+                f"Expected fewer than 2**62 pairs of a user and an item, got {self.n_users} users "
+                f"and n_items = {self.n_items}. Number items from 0 without gaps."
             )
         self.rows = len(user_ids)
-        keys = user_ids * self.n_items + item_ids
+        keys = places * self.n_items + item_ids
         self.keys: Tensor = torch.unique(keys, sorted=True)
         self.repeats: Tensor | None = None
         if len(self.keys) < self.rows:
@@ -95,12 +102,29 @@ class Interactions:
 
     @property
     def users(self) -> Tensor:
-        """User of each interaction, (N,) int64, computed from the keys."""
-        return self.users_of(slice(None))
+        """User id of each interaction, (N,) int64, computed from the keys."""
+        return self.ids_at(self.places(slice(None)))
 
-    def users_of(self, ids: slice) -> Tensor:
-        """User of each of some interactions, int64."""
+    def places(self, ids: slice) -> Tensor:
+        """The user's place of each of some interactions, int64."""
         return torch.div(self.keys[ids], self.n_items, rounding_mode="floor")
+
+    @property
+    def known_users(self) -> Tensor:
+        """The ids of the users with interactions, ascending, (n_users,) int64."""
+        return torch.arange(self.n_users) if self.user_ids is None else self.user_ids
+
+    def ids_at(self, places: Tensor) -> Tensor:
+        """The ids of users, by their places."""
+        return places if self.user_ids is None else self.user_ids[places]
+
+    def places_of(self, users: np.ndarray) -> np.ndarray:
+        """The places of users, by their ids, (B,) int64; negative if they have no interactions."""
+        if self.user_ids is None:
+            return np.where(users < self.n_users, users, -1)
+        known = self.user_ids.numpy()
+        places = known.searchsorted(users)
+        return np.where(known.take(places, mode="clip") == users, places, -1)
 
     @property
     def items(self) -> Tensor:
@@ -109,7 +133,7 @@ class Interactions:
 
     @property
     def counts(self) -> Tensor:
-        """N_u: observed items of each user, (n_users,) int64."""
+        """N_u: observed items of each user, by place, (n_users,) int64."""
         return self.starts.diff()
 
     def find(
@@ -139,19 +163,24 @@ class Interactions:
                 f"Expected item ids below n_items = {self.n_items}, got {last_item} in {where}. "
                 f"Pass the n_items of the whole catalogue.{_asked_of_1(items, self.n_items)}"
             )
+        # sorted by user, queries find their keys near one another, and most of them in the cache
+        order = users.argsort()
+        users, items = users.take(order), items.take(order)
+        owners = users if self.user_ids is None else self.places_of(users)
+        queries = owners * self.n_items + items
         keys = self.keys.numpy()
-        queries = users * self.n_items + items
-        # sorted queries find their keys near one another, and most of them in the cache
-        order = queries.argsort()
-        places: np.ndarray = np.empty_like(order)
-        places[order] = keys.searchsorted(queries.take(order))
-        found = keys.take(places, mode="clip") == queries
+        found = keys.searchsorted(queries)
+        known = keys.take(found, mode="clip") == queries
         if last_item >= self.n_items:  # such an item would alias the next user's first ones
-            found &= items < self.n_items
-        if last_user >= self.n_users:  # such a user's key may wrap around
-            found &= users < self.n_users
-        if not found.all():
-            places[~found] = -1
+            known &= items < self.n_items
+        if self.user_ids is not None:
+            known &= owners >= 0
+        elif last_user >= self.n_users:  # such a user's key may wrap around
+            known &= users < self.n_users
+        if not known.all():
+            found[~known] = -1
+        places: np.ndarray = np.empty_like(found)
+        places[order] = found
         return places
 
     def user_spans(
@@ -159,22 +188,21 @@ class Interactions:
     ) -> Iterator[tuple[int, int]]:
         """Ranges [first, last) of users with at most `most` interactions together, or of one user.
 
-        They cover the users `among`, or all, but for some without interactions.
+        They are ranges of places, and cover those `among`, or all.
         """
         first, stop = among if among is not None else (0, self.n_users)
         while first < stop:
             target = int(self.starts[first]) + most
             last = int(torch.searchsorted(self.starts, target, right=True)) - 1
             last = min(max(last, first + 1), stop)
-            if int(self.starts[last]) > int(self.starts[first]):
-                yield first, last
+            yield first, last
             first = last
 
     def unobserved(self, users: Tensor, ranks: Tensor) -> Tensor:
         """The `ranks`-th item (from 0, by id) that each user has not been observed with.
 
         Args:
-            users: (K,) int64.
+            users: their places, (K,) int64.
             ranks: (K,) int64, each in [0, n_items - N_u).
 
         Returns:
@@ -194,14 +222,37 @@ class Interactions:
 
     def fingerprint(self) -> str:
         """SHA-256 of the pairs and `n_items`: tells one data set from another."""
-        return fingerprint(self.keys, self.n_items)
+        return fingerprint(self.keys, self.n_items, self.user_ids)
 
 
-def fingerprint(keys: Tensor, n_items: int) -> str:
-    """That of the interactions with these sorted keys."""
+def fingerprint(keys: Tensor, n_items: int, user_ids: Tensor | None) -> str:
+    """That of the interactions with these sorted keys.
+
+    Args:
+        user_ids: sorted; None, or 0 to n - 1, of users whose ids are their places.
+    """
     digest = hashlib.sha256(str(n_items).encode())
     digest.update(keys.numpy().data)
+    if user_ids is not None and int(user_ids[-1]) >= len(user_ids):
+        # by a digest of their own: ids can never be read as further keys
+        digest.update(hashlib.sha256(user_ids.numpy().data).hexdigest().encode() + b" users")
     return digest.hexdigest()
+
+
+def _numbered(user_ids: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The sorted distinct ids and the place of each id among them; None where ids are places."""
+    past = _past_largest(user_ids)
+    if past <= len(user_ids):  # else there are gaps for sure, perhaps large ones
+        occurs = torch.zeros(past, dtype=torch.bool)
+        occurs[user_ids] = True
+        if bool(occurs.all()):
+            return None, user_ids
+    distinct, places = torch.unique(user_ids, sorted=True, return_inverse=True)
+    return distinct, places
+
+
+def _past_largest(ids: Tensor) -> int:
+    return int(ids.max()) + 1
 
 
 def _asked_of_1(items: np.ndarray, n_items: int) -> str:

@@ -496,7 +496,8 @@ class Steps:
     def _outside_list(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
         cut = self._epochs.tracker.cut.numpy()
-        cuts = np.where(users < len(cut), cut.take(users, mode="clip"), np.nan)
+        places = self._interactions.places_of(users)
+        cuts = np.where(places >= 0, cut.take(places, mode="clip"), np.nan)
         most = min(self._config.ranking_chunk, self._config.max_guidance_batch or len(users))
         chunks = (torch.split(torch.from_numpy(ids), most) for ids in (users, items))
         scores = torch.cat([self._user_code.score(*pairs) for pairs in zip(*chunks, strict=True)])

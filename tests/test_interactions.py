@@ -14,7 +14,15 @@ from torch import Tensor
 from sgdl_wrap import DenoiserWarning, InteractionsError
 from sgdl_wrap.interactions import Interactions
 
-PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 11)), min_size=1, max_size=50)
+FAR = [10**9, 10**9 + 1, 2**31, 2**61, 2**62, 2**63 - 1]
+# without gaps, as most data sets are; with some; and anywhere
+USERS = st.one_of(
+    st.integers(0, 2), st.integers(0, 9), st.one_of(st.integers(0, 9), st.sampled_from(FAR))
+)
+PAIRS = st.one_of(*(
+    st.lists(st.tuples(users, st.integers(0, 11)), min_size=1, max_size=50)
+    for users in (st.integers(0, 2), st.integers(0, 9), USERS)
+))
 EXTRA = st.one_of(st.none(), st.integers(0, 4))  # items past the largest observed, or not given
 
 
@@ -51,7 +59,10 @@ def test_ids_number_the_distinct_pairs_in_order_of_user_and_item(pairs, extra):
 @given(
     pairs=PAIRS,
     extra=EXTRA,
-    queries=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=60),
+    queries=st.lists(
+        st.tuples(st.one_of(st.integers(0, 30), st.sampled_from(FAR)), st.integers(0, 30)),
+        max_size=60,
+    ),
 )
 def test_look_up_agrees_with_a_dict(pairs, extra, queries):
     found = interactions_of(pairs, extra)
@@ -69,11 +80,31 @@ def test_look_up_agrees_with_a_dict(pairs, extra, queries):
 def test_counts_and_starts_agree_with_counting_by_hand(pairs, extra):
     found = interactions_of(pairs, extra)
     distinct = sorted(set(pairs))
-    n_users = max(u for u, _ in pairs) + 1
-    counts = [sum(1 for u, _ in distinct if u == user) for user in range(n_users)]
-    assert found.n_users == n_users
+    users = sorted({u for u, _ in pairs})
+    counts = [sum(1 for u, _ in distinct if u == user) for user in users]
+    assert found.n_users == len(users)
     assert found.counts.tolist() == counts
-    assert found.starts.tolist() == [sum(counts[:user]) for user in range(n_users + 1)]
+    assert found.starts.tolist() == [sum(counts[:place]) for place in range(len(users) + 1)]
+
+
+@settings(deadline=None)
+@given(pairs=PAIRS, others=st.lists(USERS, max_size=9))
+def test_users_have_their_places_among_the_sorted(pairs, others):
+    found = interactions_of(pairs, None)
+    users = sorted({u for u, _ in pairs})
+    assert found.known_users.tolist() == users
+    assert found.ids_at(places([len(users) - 1, 0])).tolist() == [users[-1], users[0]]
+    asked = [*others, *users]
+    expected = [users.index(user) if user in users else -1 for user in asked]
+    assert found.places_of(ids(asked)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("users", "held"), [([2, 0, 1, 1], False), ([1, 2], True), ([0, 2, 2, 2], True)],
+    ids=["without gaps", "from 1", "a gap"],
+)  # fmt: skip
+def test_ids_of_users_are_held_only_where_they_have_gaps(users, held):
+    assert (Interactions(users, list(range(len(users)))).user_ids is not None) is held
 
 
 @settings(deadline=None)
@@ -81,10 +112,10 @@ def test_counts_and_starts_agree_with_counting_by_hand(pairs, extra):
 def test_unobserved_enumerates_the_complement_of_each_user(pairs, extra):
     found = interactions_of(pairs, extra)
     users, ranks, expected = [], [], []
-    for user in range(found.n_users):
+    for place, user in enumerate(sorted({u for u, _ in pairs})):
         own = {i for u, i in pairs if u == user}
         for rank, item in enumerate(i for i in range(found.n_items) if i not in own):
-            users.append(user)
+            users.append(place)
             ranks.append(rank)
             expected.append(item)
     # handed over backwards, so that users need not come sorted
@@ -95,8 +126,9 @@ def test_unobserved_enumerates_the_complement_of_each_user(pairs, extra):
 
 def test_unobserved_of_a_subset_of_users_needs_no_other_user():
     found = Interactions([0, 0, 3, 3, 3, 7], [0, 1, 1, 2, 4, 5], n_items=6)
-    assert found.unobserved(places([3, 3, 3]), places([0, 1, 2])).tolist() == [0, 3, 5]
-    assert found.unobserved(places([5]), places([4])).tolist() == [4]  # a user without interactions
+    # the user with id 3 has place 1
+    assert found.unobserved(places([1, 1, 1]), places([0, 1, 2])).tolist() == [0, 3, 5]
+    assert found.unobserved(places([2]), places([4])).tolist() == [4]
 
 
 def test_look_up_and_complement_of_nothing_are_empty():
@@ -175,6 +207,15 @@ def test_n_items_is_the_largest_id_plus_one_unless_given():
     assert Interactions([0], [6], n_items=9).n_items_given
 
 
+def test_a_catalogue_may_be_large():
+    n_items = 2**61
+    found = Interactions([7, 5], [n_items - 1, 3], n_items=n_items)
+    assert found.items.tolist() == [3, n_items - 1]
+    assert found.find(ids([7, 5, 7]), ids([n_items - 1, 3, 3])).tolist() == [1, 0, -1]
+    # of all but one, the last and the first
+    assert found.unobserved(places([0, 1]), places([n_items - 2, 0])).tolist() == [n_items - 1, 0]
+
+
 def test_arrays_handed_over_are_not_kept():
     users, items = np.array([0, 1]), torch.tensor([2, 3])
     found = Interactions(users, items)
@@ -239,8 +280,9 @@ def test_fingerprints_agree_exactly_when_pairs_do(one, other):
          r"int64\."),
         ([[0, 1]], [0, 1], None, r"Expected users to be 1-D, got shape \(1, 2\)\. Pass one id for "
          r"each pair\."),
-        ([2**40], [2**40], None, r"Expected ids with users x items below 2\*\*62, got "
-         r"1099511627777 x 1099511627777\. Number users and items from 0 without gaps\."),
+        ([0, 1, 9], [0, 1, 2**61], None, r"Expected fewer than 2\*\*62 pairs of a user and an "
+         r"item, got 3 users and n_items = 2305843009213693953\. Number items from 0 without "
+         r"gaps\."),
     ],
     ids=["negative user", "negative item", "lengths", "empty", "past n_items", "n_items 0",
          "float users", "2-D", "too large"],

@@ -35,38 +35,56 @@ def settle(ranks: Ranks, interactions: Interactions, settings: dict[str, Any]) -
             "leaves out, the others would wait for. Look for NaN in your loop, on all ranks alike."
         )
     size = interactions.n_items
-    told = ranks.objects((interactions.fingerprint(), size, interactions.n_users, settings))
-    for rank, (_, theirs, _, other) in enumerate(told):
+    told = ranks.objects((interactions.fingerprint(), size, settings))
+    for rank, (_, theirs, other) in enumerate(told):
         if theirs != told[0][1]:
             raise InteractionsError(
                 f"Expected one catalogue on all ranks, got n_items = {told[0][1]} on rank 0 and "
                 f"{theirs} on rank {rank}. Pass n_items=..., the size of the whole catalogue."
             )
-        if other != told[0][3]:
-            names = sorted(k for k in other if other[k] != told[0][3].get(k))
+        if other != told[0][2]:
+            names = sorted(k for k in other if other[k] != told[0][2].get(k))
             raise InteractionsError(
                 f"Expected one config on all ranks, got rank {rank} differ from rank 0 in "
                 f"{', '.join(names)}. Build the denoiser with the same config everywhere."
             )
     ranks.replicated = len({fingerprint for fingerprint, *_ in told}) == 1
-    if ranks.replicated:
-        return
-    n_users = max(count for _, _, count, _ in told)
-    here = torch.zeros(n_users, dtype=torch.int32)
-    here[: interactions.n_users] = interactions.counts > 0
-    for first in range(0, n_users, CHUNK):
-        holders = ranks.sums_of(here[first : first + CHUNK])
+    if not ranks.replicated:
+        _refuse_shared_users(ranks, interactions)
+
+
+def _refuse_shared_users(ranks: Ranks, interactions: Interactions) -> None:
+    """Each rank tells the others its users' ids, in order, some at a time.
+
+    Raises:
+        InteractionsError: two ranks have pairs of one user.
+    """
+    ids = interactions.known_users
+    most, first = max(1, CHUNK // ranks.size), 0
+    while True:
+        # up to an id that is so low that no rank has more than `most` below or at it
+        mine = int(ids[min(first + most, len(ids)) - 1]) if first < len(ids) else None
+        ends = [end for end in ranks.objects(mine) if end is not None]
+        if not ends:
+            return
+        last = int(torch.searchsorted(ids, min(ends), right=True))
+        told = ranks.gather(ids[first:last]).rows
+        users, holders = torch.unique(told, return_counts=True)
         if int(holders.max()) > 1:
-            user = first + int(holders.argmax())
+            place = int(holders.argmax())
             raise InteractionsError(
                 f"Expected all pairs on every rank, or each user's pairs on one rank, got pairs "
-                f"of user {user} on {int(holders.max())} ranks that differ. Divide by user, or "
-                "hand every rank all pairs."
+                f"of user {int(users[place])} on {int(holders[place])} ranks that differ. Divide "
+                "by user, or hand every rank all pairs."
             )
+        first = last
 
 
 def own_users(ranks: Ranks, interactions: Interactions) -> tuple[int, int]:
-    """The users that this rank answers for, [first, last): about as many interactions each."""
+    """The places of the users that this rank answers for, [first, last).
+
+    Each rank has about as many interactions.
+    """
     if not ranks.replicated:
         return 0, interactions.n_users
     edges = torch.arange(ranks.size + 1) * len(interactions) // ranks.size

@@ -32,7 +32,11 @@ def rank_header(ranks: Ranks, interactions: Interactions) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"ranks": [ranks.rank, ranks.size]}
     if not ranks.replicated:
-        found["pairs"] = {"keys": interactions.keys.clone(), "n_items": interactions.n_items}
+        found["pairs"] = {
+            "keys": interactions.keys.clone(),  # by the places of users
+            "users": interactions.known_users.clone(),
+            "n_items": interactions.n_items,
+        }
     return found
 
 
@@ -184,8 +188,18 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
             "together."
         )
     sizes = [len(state["pairs"]["keys"]) for state in states]
-    keys, order = torch.cat([state["pairs"]["keys"] for state in states]).sort()
     n_items = merged["pairs"]["n_items"]
+    users = torch.unique(torch.cat([state["pairs"]["users"] for state in states]), sorted=True)
+    if len(users) > 2**62 // n_items:
+        raise StateError(
+            f"Expected fewer than 2**62 pairs of a user and an item, got {len(users)} users and "
+            f"n_items = {n_items}. Number items from 0 without gaps, and train anew."
+        )
+    # of each rank's users, among all
+    seats = [torch.searchsorted(users, state["pairs"]["users"]) for state in states]
+    both = zip(states, seats, strict=True)
+    moved = [_moved(state["pairs"]["keys"], to, n_items) for state, to in both]
+    keys, order = torch.cat(moved).sort()
     trackers = _in_one_epoch(state["tracker"] for state in states)
     tracker = dict(trackers[0])
     tracker["ring"] = _taken([one["ring"] for one in trackers], sizes, order)
@@ -194,16 +208,14 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = torch.cat([one[name] for one in trackers])[order]
-    longest = max(len(one["cut"]) for one in trackers)
-    tracker["cut"] = torch.full((longest,), torch.nan, dtype=torch.float32)
-    for one in trackers:  # no user is on two ranks
-        cut = tracker["cut"][: len(one["cut"])]
-        cut.copy_(torch.fmax(cut, one["cut"]))
+    tracker["cut"] = torch.full((len(users),), torch.nan, dtype=torch.float32)
+    for one, to in zip(trackers, seats, strict=True):  # no user is on two ranks
+        tracker["cut"][to] = one["cut"]
     ends_at = sum(state["epoch"]["bound"]["at"] for state in states) // 2
     merged = {
         **merged,
-        "interactions": fingerprint(keys, n_items),
-        "pairs": {"keys": keys, "n_items": n_items},
+        "interactions": fingerprint(keys, n_items, users),
+        "pairs": {"keys": keys, "users": users, "n_items": n_items},
         "tracker": tracker,
         "epoch": {**merged["epoch"], **_bound(ends_at)},
     }
@@ -220,11 +232,20 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     return _with_memorized(merged, memorized, [one["learner"] for one in guided], by_id)
 
 
+def _moved(keys: Tensor, to: Tensor, n_items: int) -> Tensor:
+    """Keys of the same pairs, where the users have other places; `to` has them by the old ones."""
+    return to[torch.div(keys, n_items, rounding_mode="floor")] * n_items + keys % n_items
+
+
 def _part(state: dict[str, Any], interactions: Interactions) -> dict[str, Any]:
     """What a state for all interactions says of some of them."""
     keys, n_items = state["pairs"]["keys"], state["pairs"]["n_items"]
-    places = torch.searchsorted(keys, interactions.keys).clamp_(max=len(keys) - 1)
-    unknown = int((keys[places] != interactions.keys).sum())
+    users, own_users = state["pairs"]["users"], interactions.known_users
+    seats = torch.searchsorted(users, own_users).clamp_(max=len(users) - 1)
+    wanted = _moved(interactions.keys, seats, interactions.n_items)
+    places = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    known = (users[seats] == own_users)[interactions.places(slice(None))]
+    unknown = int(((keys[places] != wanted) | ~known).sum())
     if n_items != interactions.n_items or unknown:
         raise StateError(
             f"Expected a state that knows these interactions, got one with n_items = {n_items} "
@@ -237,7 +258,7 @@ def _part(state: dict[str, Any], interactions: Interactions) -> dict[str, Any]:
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = tracker[name][places]
-    tracker["cut"] = tracker["cut"][: interactions.n_users].clone()
+    tracker["cut"] = tracker["cut"][seats]
     part = {**state, "interactions": interactions.fingerprint(), "tracker": tracker}
     if state["self_guided"] is None:
         return part

@@ -22,8 +22,8 @@ class RankedEpoch:
 
     Attributes:
         packed: numpy.packbits of m_t(k), one bit per interaction.
-        cut: score of each user's last ranked candidate, (n_users,) float32; a pair scored below
-            it is outside the ranking list. NaN for users without interactions.
+        cut: score of each user's last ranked candidate, by place, (n_users,) float32; a pair scored
+            below it is outside the ranking list. NaN where the user was not ranked.
         percentile: the interactions' :func:`percentile_ranks`, (N,) float32; NaN where the user
             was not ranked.
     """
@@ -119,11 +119,11 @@ def rank_epoch(
     Args:
         interactions: the observed pairs.
         score: scores of pairs, called with at most about `chunk` pairs (one user's candidates
-            are never split).
+            are never split), by the ids of users and items.
         generator: draws the sampled candidates.
         on_ranked: called with (interactions done, N) after each chunk.
-        among: the users that are ranked, [first, last); the others' bits are 0, their cuts and
-            percentile ranks NaN.
+        among: the places of the users that are ranked, [first, last); the others' bits are 0, their
+            cuts and percentile ranks NaN.
 
     Raises:
         ScoreError: scores of another shape, or NaN or +inf among them.
@@ -139,7 +139,8 @@ def rank_epoch(
             users, items, observed = _sampled(interactions, first, last, generator)
         else:
             users, items, observed = _all_items(interactions, first, last)
-        scores = checked_scores(score(users, items), users, items)
+        ids = interactions.ids_at(users)  # `users` are places
+        scores = checked_scores(score(ids, items), ids, items)
         ranks = ranked_within(users, scores, observed)
         counts = interactions.counts[users]
         low, high = int(interactions.starts[first]), int(interactions.starts[last])
@@ -161,7 +162,7 @@ def user_chunks(
 ) -> Iterator[tuple[int, int]]:
     """Ranges [first, last) of users whose candidates together number about `chunk`.
 
-    They cover the users `among`, or all.
+    They are ranges of places, and cover those `among`, or all.
 
     A user has `per_user` candidates, or twice its observed items where that is 0.
     """
@@ -171,9 +172,7 @@ def user_chunks(
     start, stop = among if among is not None else (0, interactions.n_users)
     step = max(1, chunk // per_user)
     for first in range(start, stop, step):
-        last = min(first + step, stop)
-        if int(interactions.starts[last]) > int(interactions.starts[first]):
-            yield first, last
+        yield first, min(first + step, stop)
 
 
 def checked_scores(scores: object, users: Tensor, items: Tensor) -> Tensor:
@@ -222,7 +221,7 @@ def _sampled(
     items = interactions.keys[low:high] - users * interactions.n_items
     free = interactions.n_items - counts[users - first]
     uniform = torch.rand(len(users), generator=generator, dtype=torch.float64)
-    ranks = (uniform * free).long()  # < free, as uniform < 1 and free < 2**53
+    ranks = (uniform * free).long()  # < free, as uniform <= 1 - 2**-53, also where free is rounded
     some = free > 0
     drawn = interactions.unobserved(users[some], ranks[some])
     observed = torch.zeros(len(users) + len(drawn), dtype=torch.bool)

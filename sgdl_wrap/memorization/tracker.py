@@ -82,7 +82,7 @@ class MemorizationTracker:
             self.smoothed = self.losses.copy()
         if config.audit_only:
             self.suspicion = self.losses.copy()
-        # score of each user's last ranked candidate; NaN before the first ranking
+        # score of each user's last ranked candidate, by place; NaN before the first ranking
         self.cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
         self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -188,7 +188,7 @@ class MemorizationTracker:
         if with_noise_rate and self.config.noise_rate is None:
             noise_rate = estimate_noise_rate(
                 self.losses[own],
-                self.interactions.users_of(own).numpy(),
+                self.interactions.places(own).numpy(),
                 normalization=self.config.loss_normalization,
                 max_fitted=self.config.noise_rate_sample,
                 start=self.mixture,
@@ -212,7 +212,7 @@ class MemorizationTracker:
             starts, sums = self.interactions.starts.numpy(), np.zeros(6)
             for first, last in compared_users(starts, users):
                 some = slice(int(starts[first]), int(starts[last]))
-                of = self.interactions.users_of(some).numpy()
+                of = self.interactions.places(some).numpy()
                 sums += gap_sums(self.losses[some], of, memorized[some])
             gap = loss_gap(*ranks.sums(*sums.tolist()))
         if ranks.replicated:

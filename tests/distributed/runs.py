@@ -55,6 +55,8 @@ FOLLOWING: dict[str, dict[str, Any]] = {
     "M on one rank": {"memorized_first": True},
     "users none": {"divide": "users", "config": CONFIG.but(denoising_scheduler="none")},
     "users lstm": {"divide": "users"},
+    "users far apart": {"divide": "users", "far": 2**61},
+    "rows far apart": {"far": 10**9},
     "users labelled": {"divide": "users", "labelled": True, "config": SOON},
     "users labelled steady": {"divide": "users", "labelled": True, "config": SLOW},
     "users global scaling": {"divide": "users", "config": SOON.but(loss_normalization="global")},
@@ -63,6 +65,7 @@ FOLLOWING: dict[str, dict[str, Any]] = {
 SAVED: dict[str, dict[str, Any]] = {
     "saved_rows": {"divide": "rows"},
     "saved_users": {"divide": "users"},
+    "saved_far": {"divide": "users", "far": 10**9},
     "saved_steady": {"divide": "users", "labelled": True, "config": SLOW},
 }
 SAVED_AT = 13  # mid-epoch, in Phase II, before a step that keeps new guidance
@@ -70,14 +73,22 @@ DIVIDED_ANEW = {"rows": "rows", "users": "parity"}
 
 
 class Scorer(MLPScorer):
-    """Also has a parameter that no loss reaches, or large tables with sparse gradients."""
+    """Also has a parameter that no loss reaches, or large tables with sparse gradients.
 
-    def __init__(self, data: TinyData, *, unused: bool, large: bool) -> None:
+    Users come by ids that are `far` apart and off, or as they are.
+    """
+
+    def __init__(self, data: TinyData, *, unused: bool, large: bool, far: int) -> None:
         super().__init__(data.n_users, data.n_items)
+        self.far = far
         if unused:
             self.spare = nn.Parameter(torch.ones(3))
         if large:  # enough to be moved by rows on one process
             self.user = nn.Embedding(LARGE // self.user.embedding_dim, 8, sparse=True)
+
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return super().forward((users - self.far) // 3 if self.far else users, items)
 
 
 def labelled_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -98,6 +109,7 @@ class Run:
         labelled: pointwise, with negatives; else pairwise.
         engine: arguments of DistributedDataParallel.
         unused, large: of the model.
+        far: if above 0, the ids of users are this and three times as much as else.
         memorized_first: puts M's rows before the others, so that the last rank has none.
     """
 
@@ -109,6 +121,7 @@ class Run:
     engine: dict[str, Any] = field(default_factory=dict)
     unused: bool = False
     large: bool = False
+    far: int = 0
     memorized_first: bool = False
     loss_fn: Any = None
     score_fn: Any = None
@@ -116,7 +129,9 @@ class Run:
     def __post_init__(self) -> None:
         self.data: TinyData = tiny_data()
         with seeded(5):
-            self.bare = Scorer(self.data, unused=self.unused, large=self.large).double()
+            self.bare = Scorer(
+                self.data, unused=self.unused, large=self.large, far=self.far
+            ).double()
         self.model: nn.Module = self.bare
         if self.size > 1:
             self.model = DistributedDataParallel(self.bare, **self.engine)
@@ -137,15 +152,21 @@ class Run:
         """What this rank hands over."""
         users, items = self.data.tensors()
         if self.divide == "rows" or self.size == 1:
-            return users, items
+            return self._renumbered(users), items
         own = self._owner(users) == self.rank
-        return users[own], items[own]
+        return self._renumbered(users[own]), items[own]
+
+    def _renumbered(self, users: Tensor) -> Tensor:
+        return self.far + 3 * users if self.far else users
 
     def _owner(self, users: Tensor) -> Tensor:
         return users % 2 if self.divide == "parity" else users * 2 // self.data.n_users
 
     def batches(self, epoch: int) -> list[Any]:
         """This process's part of each batch of an epoch, counted from 0."""
+        return [(self._renumbered(users), *rest) for users, *rest in self._batches(epoch)]
+
+    def _batches(self, epoch: int) -> list[Any]:
         make = labelled_epoch if self.labelled else triple_epoch
         whole = make(self.data, epoch)
         if self.divide == "rows":

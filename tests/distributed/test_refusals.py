@@ -13,6 +13,12 @@ from tests.distributed.conftest import Told
         ("users on both", "InteractionsError",
          "Expected all pairs on every rank, or each user's pairs on one rank, got pairs of user 0 "
          "on 2 ranks that differ. Divide by user, or hand every rank all pairs."),
+        *(
+            (case, "InteractionsError", "Expected all pairs on every rank, or each user's pairs on "
+             f"one rank, got pairs of user {user} on 2 ranks that differ.")
+            for case, user in (("far users on both", 2**61 + 7), ("in rounds", 10**9 + 50),
+                               ("in the last round", 2**63 - 1))
+        ),
         ("catalogues", "InteractionsError",
          "Expected one catalogue on all ranks, got n_items = 2 on rank 0 and 3 on rank 1. Pass "),
         ("configs", "InteractionsError",

@@ -69,11 +69,32 @@ def test_merging_reads_what_weights_only_loads(told: Told, folder: Path) -> None
 
 
 def test_merging_leaves_the_ranks_states_as_they_are(told: Told) -> None:
-    for case in ("saved_rows", "saved_users"):
+    for case in ("saved_rows", "saved_users", "saved_far"):
         states = [rank["checkpoint"]["denoiser"] for rank in told(case)]
         before = copy.deepcopy(states)
         merge_states(states)
         assert_identical(states, before)
+
+
+def test_the_pairs_of_a_merged_state_have_the_ids_of_users(told: Told) -> None:
+    for case in ("saved_users", "saved_far"):
+        merged = merge_states([rank["checkpoint"]["denoiser"] for rank in told(case)])
+        run = Run(**SAVED[case])
+        assert merged["interactions"] == run.denoiser.interactions.fingerprint()
+        pairs, n_items = merged["pairs"], run.data.n_items
+        users = pairs["users"][pairs["keys"] // n_items].tolist()
+        expected = zip(*(ids.tolist() for ids in run.pairs()), strict=True)
+        assert list(zip(users, (pairs["keys"] % n_items).tolist(), strict=True)) == sorted(expected)
+
+
+def test_a_state_with_the_same_pairs_of_other_users_is_refused(told: Told) -> None:
+    merged = merge_states([rank["checkpoint"]["denoiser"] for rank in told("saved_far")])
+    for users in (merged["pairs"]["users"] + 1, merged["pairs"]["users"][:-1]):
+        foreign = {
+            **merged, "interactions": "another", "pairs": {**merged["pairs"], "users": users},
+        }
+        with pytest.raises(StateError, match=r"n_items = 30 and without (9|180) of 180\."):
+            Run(**SAVED["saved_far"]).denoiser.load_state_dict(foreign)
 
 
 def test_two_ranks_go_on_where_one_process_was(told: Told) -> None:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from examples.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, DenoiserError, SelfGuidedDenoiser, merge_states
+from sgdl_wrap.distributed import layout
+from sgdl_wrap.distributed.ranks import CHUNK
 from tests.distributed.runs import CONFIG, DIVIDED_ANEW, FOLLOWING, SAVED, SAVED_AT, Run
 from tests.models_zoo import snapshot, triple_epoch
 
@@ -160,11 +162,22 @@ def refused(rank: int, _: Path) -> Any:
     batch = run.batches(0)[0]
     found = {
         "users on both": refusal(handed_over([0, 0, 1 + rank] * 1, [1, 2, 3 + rank], 30)),
+        "far users on both": refusal(
+            handed_over([2**61 + 7, 2**61 + 7, rank], [1, 2, 3 + rank], 30)
+        ),
         "catalogues": refusal(handed_over([2 * rank] * 2, [0, 1 + rank], None)),
         "configs": refusal(build(config=CONFIG.but(seed=rank, gumbel_tau=1 + rank))),
         "skipping": refusal(build(config=CONFIG.but(on_nonfinite="skip"))),
         "static graph": refusal(build(engine={"static_graph": True})),
     }
+
+    layout.CHUNK = 6  # three ids a rank at once
+    odd = [10**9 + 2 * user + rank for user in range(8 + 3 * rank)]
+    for name, user in (("in rounds", 10**9 + 50), ("in the last round", 2**63 - 1)):
+        users = [*odd, user]
+        found[name] = refusal(handed_over(users, list(range(len(users))), 30))
+    Run(2, rank, divide="users")  # whose users are on one rank each
+    layout.CHUNK = CHUNK
 
     sharded = Run(2, rank, divide="users")
     whole = triple_epoch(sharded.data, 0)[0]
@@ -195,19 +208,19 @@ def refused(rank: int, _: Path) -> Any:
 @case
 def one_rank_fails(rank: int, _: Path) -> Any:
     """Scores that are not finite on rank 1 alone, once."""
-    broken = [True]
+    broken = [False]
 
     def score(model: nn.Module, users: Tensor, items: Tensor) -> Tensor:
         scores = model(users, items)
-        return scores * torch.nan if rank == 1 and broken[0] and len(users) > 8 else scores
+        return scores * torch.nan if rank == 1 and broken[0] else scores
 
     run = Run(2, rank, score_fn=score)
+    broken[0] = True
     for batch in run.batches(0):
         run.denoiser.before_step(batch)
         run.denoiser.step(batch)
     found = refusal(run.denoiser.end_epoch)
-    broken.clear()
-    broken.append(False)
+    broken[0] = False
     run.denoiser.end_epoch()
     return {"first": found, "epochs": len(run.denoiser.history)}
 

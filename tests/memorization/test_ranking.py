@@ -106,10 +106,9 @@ def slow_memorized(data: Data, candidates: dict[int, list[int]]) -> list[bool]:
 
 def slow_cut(data: Data, candidates: dict[int, list[int]]) -> list[float]:
     cut = []
-    for user in range(max(u for u, _ in data.pairs) + 1):
-        n = len(data.observed(user))
-        best = sorted((data.scores[user, i] for i in candidates.get(user, [])), reverse=True)
-        cut.append(best[n - 1] if n else float("nan"))
+    for user in sorted({u for u, _ in data.pairs}):
+        best = sorted((data.scores[user, i] for i in candidates[user]), reverse=True)
+        cut.append(best[len(data.observed(user)) - 1])
     return cut
 
 
@@ -329,9 +328,8 @@ def test_chunks_of_users_cover_all_interactions_in_order(data, chunk, per_user):
     found = data.interactions
     ranges = list(user_chunks(found, chunk, per_user))
     assert all(first < last for first, last in ranges)
-    assert all(one[1] <= two[0] for one, two in pairwise(ranges))
-    covered = {user for first, last in ranges for user in range(first, last)}
-    assert {user for user, _ in data.pairs} <= covered
+    assert all(one[1] == two[0] for one, two in pairwise(ranges))
+    assert (ranges[0][0], ranges[-1][1]) == (0, len({user for user, _ in data.pairs}))
 
 
 # ------------------------------------------------------------------ known answers
@@ -374,17 +372,42 @@ def test_a_reversed_scorer_memorizes_none_but_of_who_has_seen_everything(candida
 
 
 @CANDIDATES
-def test_users_without_interactions_have_no_cut(candidates):
+def test_the_cut_is_the_score_of_the_last_that_is_listed(candidates):
     data = sparse(np.arange(32.0).reshape(8, 4))
-    cut = ranked(data, candidates, Table(data.scores)).cut
+    cut = ranked(data, candidates, Table(data.scores)).cut  # of users 1, 4 and 7
     assert cut.dtype == torch.float32
-    assert cut.isnan().tolist() == [True, False, True, True, False, True, True, False]
-    assert cut[7] == 28.0  # the last of its four observed items
+    assert cut.shape == (3,)
+    assert cut[2] == 28.0  # the last of four observed items
 
 
-def test_the_sampled_ranking_asks_for_no_user_without_interactions():
+@CANDIDATES
+@pytest.mark.parametrize("far", [1000, 10**9, 2**61])
+def test_ids_of_users_change_nothing_but_the_ids_that_are_asked_for(candidates, far):
+    scores = np.arange(32.0).reshape(8, 4)[:, ::-1]
+    near, distant = Table(scores), Table(scores)
+
+    def moved(users: Tensor, items: Tensor) -> Tensor:
+        assert int(users.min()) >= far
+        return distant((users - far) // 5, items)
+
+    interactions = Interactions(
+        [far + 5 * user for user, _ in SPARSE], [item for _, item in SPARSE], n_items=4
+    )
+    found = rank_epoch(
+        interactions, moved, candidates=candidates, generator=torch.Generator().manual_seed(0),
+        chunk=5,
+    )  # fmt: skip
+    expected = ranked(sparse(scores), candidates, near, chunk=5)
+    assert distant.calls == near.calls
+    assert found.packed.tolist() == expected.packed.tolist()
+    assert found.cut.tolist() == expected.cut.tolist()
+    assert found.percentile.tolist() == expected.percentile.tolist()
+
+
+@CANDIDATES
+def test_no_user_without_interactions_is_asked_for(candidates):
     scorer = Table(np.zeros((8, 4)))
-    ranked(sparse(0.0), "sampled", scorer)
+    ranked(sparse(0.0), candidates, scorer)
     assert set(scorer.candidates) == {1, 4, 7}
 
 
@@ -468,13 +491,13 @@ def test_scores_that_are_no_tensor_are_refused(returned, name):
     ids=["NaN", "+inf", "both"],
 )  # fmt: skip
 def test_nan_and_plus_infinity_are_refused_with_the_first_item(candidates, values, words):
-    scores = np.zeros((1, 6))
-    scores[0, 1:3] = values  # two observed items, each asked for once
-    data = Data([(0, 0), (0, 1), (0, 2)], 6, scores)
+    scores = np.zeros((3, 6))
+    scores[2, 1:3] = values  # two observed items, each asked for once
+    data = Data([(2, 0), (2, 1), (2, 2)], 6, scores)
     with pytest.raises(ScoreError) as caught:
         ranked(data, candidates, Table(scores))
     assert str(caught.value) == (
-        f"Expected scores that are finite or -inf, got {words} among 6, the first for user 0 and "
+        f"Expected scores that are finite or -inf, got {words} among 6, the first for user 2 and "
         "item 1. Return -inf for items that are never recommended, such as padding. For others, "
         "look where the model or score_fn divides by zero or overflows."
     )
@@ -496,8 +519,8 @@ def test_minus_infinity_is_ranked_behind_every_finite_score(candidates, dtype):
     percentile = dict(zip(SPARSE, found.percentile.tolist(), strict=True))
     assert (memorized[1, 0], memorized[1, 2]) == (True, False)
     assert (percentile[1, 0], percentile[1, 2]) == (0.0, 1.0)
-    assert found.cut[1] == -(2.0**15)
-    assert found.cut[EVERYTHING] == -torch.inf  # its list holds all items
+    assert found.cut[0] == -(2.0**15)
+    assert found.cut[2] == -torch.inf  # of user 7, whose list holds all items
 
 
 def test_scores_may_carry_a_graph_and_be_whole_numbers():

@@ -449,7 +449,7 @@ def test_examining_writes_nothing_down():
 def test_a_failed_examination_can_be_repeated():
     tracker = small()
     visit(tracker)
-    with pytest.raises(ScoreError, match=r"Expected scores that are finite or -inf, got \d+ NaN"):
+    with pytest.raises(ScoreError, match=r"^Expected scores that are finite or -inf, got \d+ NaN"):
         tracker.examine(lambda u, i: torch.full((len(u),), torch.nan), with_noise_rate=True)
     commit(tracker, tracker.examine(constant, with_noise_rate=True))
     assert tracker.buffer.epochs == 1
@@ -488,7 +488,7 @@ def test_the_cut_is_that_of_the_last_epoch_committed():
             lambda u, i, level=level: torch.full((len(u),), level), with_noise_rate=True
         )
         commit(tracker, findings)
-        assert tracker.cut.nan_to_num(-1).tolist() == [level, -1, level, level]
+        assert tracker.cut.tolist() == [level] * 3
 
 
 def test_on_ranked_reaches_all_interactions():
