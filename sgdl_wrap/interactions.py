@@ -173,9 +173,8 @@ class Interactions:
         known = keys.take(found, mode="clip") == queries
         if last_item >= self.n_items:  # such an item would alias the next user's first ones
             known &= items < self.n_items
-        if self.user_ids is not None:
-            known &= owners >= 0
-        elif last_user >= self.n_users:  # such a user's key may wrap around
+        # the place -1 of an unknown user gives queries below 0, which no key is
+        if self.user_ids is None and last_user >= self.n_users:  # but here, they may wrap around
             known &= users < self.n_users
         if not known.all():
             found[~known] = -1

@@ -94,7 +94,7 @@ def test_a_state_with_the_same_pairs_of_other_users_is_refused(told: Told) -> No
             **merged, "interactions": "another", "pairs": {**merged["pairs"], "users": users},
         }
         with pytest.raises(StateError, match=r"n_items = 30 and without (9|180) of 180\."):
-            Run(**SAVED["saved_far"]).denoiser.load_state_dict(foreign)
+            Run(**SAVED["saved_far"]).denoiser.load_state_dict(resealed(foreign))
 
 
 def test_two_ranks_go_on_where_one_process_was(told: Told) -> None:
