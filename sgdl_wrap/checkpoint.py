@@ -16,6 +16,7 @@ from sgdl_wrap.checkpoint_file import place_of, read, write
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.distributed.engine import bare
 from sgdl_wrap.errors import DenoiserError, StateError
+from sgdl_wrap.without_trace import outside_inference_mode
 
 FORMAT = 2
 _MARK = "sgdl_wrap_checkpoint"
@@ -51,6 +52,7 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
     write(place_of(path), {_MARK: FORMAT, "parts": states})
 
 
+@outside_inference_mode
 def load_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> dict[str, Any]:
     """Puts a run back to where `save_checkpoint` saw it: all of it, or nothing.
 

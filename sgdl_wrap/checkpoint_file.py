@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -23,6 +24,8 @@ _KINDS = {
 }  # fmt: skip
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has none
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 def place_of(path: str | os.PathLike[str]) -> Path:
     """The path, absolute and without links; the file need not be there.
@@ -42,6 +45,19 @@ def place_of(path: str | os.PathLike[str]) -> Path:
 # ------------------------------------------------------------------ writing
 
 
+def _begins(name: str) -> str:
+    """The beginning of a file's name, at most 200 bytes."""
+    return os.fsencode(name)[:200].decode(errors="ignore")
+
+
+def _remedy(reason: BaseException) -> str:
+    if isinstance(reason, MemoryError) or getattr(reason, "errno", None) in _FULL:
+        return "Make room or choose another folder"
+    if isinstance(reason, OSError):
+        return "Choose another folder or name"
+    return "Save what has a state_dict, generators, tensors and plain values"
+
+
 def write(place: Path, content: Any) -> None:
     """Writes the file beside its place, reads it back, and renames it.
 
@@ -50,7 +66,7 @@ def write(place: Path, content: Any) -> None:
     """
     mode = _mode_to_keep(place)
     # a name that no other writer takes; file systems end names at 255 bytes
-    partial = place.with_name(f"{place.name[:200]}.partial-{secrets.token_hex(8)}")
+    partial = place.with_name(f"{_begins(place.name)}.partial-{secrets.token_hex(8)}")
     outer = sys.exc_info()[1]  # what the caller handles while it saves
     try:
         with open(partial, "x+b", opener=None if mode is None else _private) as file:
@@ -74,10 +90,7 @@ def write(place: Path, content: Any) -> None:
         if not isinstance(first, Exception):  # an interrupt while torch wrote
             raise first from None
         reason = first if isinstance(first, OSError) else error
-        full = isinstance(reason, (OSError, MemoryError))
-        remedy = "Make room or choose another folder" if full else (
-            "Save what has a state_dict, generators, tensors and plain values"
-        )  # fmt: skip
+        remedy = _remedy(reason)
         raise StateError(
             f"Expected to write the checkpoint {place}, got {type(reason).__name__}: {reason}. "
             f"{remedy}; a file saved there before is as it was."

@@ -284,3 +284,10 @@ def test_parts_under_other_names_are_refused_by_name(saved: Path) -> None:
 def test_plain_values_cannot_take_their_state_back(saved: Path) -> None:
     with pytest.raises(DenoiserError, match=r"^Expected objects with load_state_dict, got int"):
         load_checkpoint(saved, step=3)
+
+
+def test_a_long_name_of_letters_that_take_several_bytes_is_saved(tmp_path: Path) -> None:
+    place = tmp_path / ("走" * 80 + ".pt")
+    save_checkpoint(place, epoch=1)
+    assert load_checkpoint(place) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [place]
