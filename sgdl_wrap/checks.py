@@ -367,10 +367,12 @@ def check_penalty(penalty: object) -> Tensor:
         LossError: no scalar tensor.
         NonFiniteError: NaN or Inf.
     """
-    if not isinstance(penalty, Tensor) or penalty.numel() != 1:
+    if not isinstance(penalty, Tensor) or penalty.numel() != 1 or penalty.is_complex():
+        kind = f"{penalty.dtype} of shape {tuple(penalty.shape)}"\
+            if isinstance(penalty, Tensor) else type(penalty).__name__
         raise LossError(
-            f"Expected penalty to be a scalar tensor, got {type(penalty).__name__}. "
-            "Sum or average it."
+            f"Expected penalty to be a scalar tensor, got {kind}. "
+            "Sum or average it, as a real number."
         )
     if not bool(torch.isfinite(penalty.detach()).all()):
         raise NonFiniteError(

@@ -28,6 +28,7 @@ from sgdl_wrap.epochs import Epochs
 from sgdl_wrap.errors import InteractionsError, OrderError, StateError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.reading import Reading
 from sgdl_wrap.records import EpochRecord
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
@@ -132,9 +133,12 @@ class SelfGuidedDenoiser:
             display=EpochDisplay(self.interactions.rows) if shown else None,
             explicit=explicit_epochs,
         )
+        self._reading = Reading(
+            self._user_code, self.interactions, pair_fn, self.config, self._ranks
+        )
         self._steps = Steps(
             self._user_code, self._optimizers, enabled=enabled, interactions=self.interactions,
-            pair_fn=pair_fn, config=self.config, ranks=self._ranks, epochs=self._epochs,
+            config=self.config, epochs=self._epochs, reading=self._reading,
         )
         if enabled:
             check_evidence(self.interactions.counts, self.config)
@@ -142,7 +146,8 @@ class SelfGuidedDenoiser:
                 self._user_code.score, self.interactions, chunk=self.config.ranking_chunk
             )
             if example_batch is not None:
-                self._steps.try_out(example_batch)
+                pairs = self._reading.pairs(example_batch)
+                self._reading.looked(example_batch, pairs, self._epochs.where(), example=True)
 
     # ------------------------------------------------------------------ what a person reads
 
@@ -377,7 +382,7 @@ class SelfGuidedDenoiser:
                 **header(self.interactions, self.config, model, enabled=self.enabled),
                 **rank_header(self._ranks, self.interactions),
                 **self._epochs.state_dict(),
-                "user": {**self._user_code.state_dict(), **self._steps.state_dict()},
+                "user": {**self._user_code.state_dict(), **self._reading.state_dict()},
             }
         )
 
@@ -396,12 +401,14 @@ class SelfGuidedDenoiser:
         state = state_of_rank(state, self._ranks, self.interactions)
         model = self._user_code.model
         check_header(state, self.interactions, self.config, model, enabled=self.enabled)
-        changing = self._epochs, self._steps, self._steps.reader, self._user_code
-        with all_or_nothing(*changing, self._user_code.streams):
+        code, reading = self._user_code, self._reading
+        changing = self._epochs, self._steps, reading, reading.reader, code, code.streams
+        with all_or_nothing(*changing):
             self._epochs.load_state_dict(state)
             with broken_state_refused():
-                self._user_code.load_state_dict(state["user"])
-                self._steps.load_state_dict(state["user"])
+                code.load_state_dict(state["user"])
+                reading.load_state_dict(state["user"])
+            self._steps.pending = None
 
     def __getstate__(self) -> Any:
         """Refuses copies and pickles, which would share or lose what is the user's.

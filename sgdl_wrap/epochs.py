@@ -161,7 +161,7 @@ class Epochs:
         while self.backlog.steps:
             if self._read is None:
                 reading = self.backlog.read(self._interactions)
-                averages = self.tracker.averages(reading.visits)
+                averages = self.tracker.averages_before(reading.visits)
                 self._read = reading, averages, self.running.counted(reading)
             reading, averages, counts = self._read
             self.tracker.note(reading.visits, averages)

@@ -7,9 +7,7 @@ import warnings
 from types import FrameType
 
 from sgdl_wrap.errors import DenoiserWarning
-
-# what may lie between us and the user
-_NOT_THE_USERS = {"sgdl_wrap", "contextlib", "torch", "lightning", "accelerate", "recbole"}
+from sgdl_wrap.libraries import LIBRARIES
 
 
 def warn(message: str) -> None:
@@ -19,7 +17,7 @@ def warn(message: str) -> None:
         DenoiserWarning: always.
     """
     frame: FrameType = sys._getframe(1)
-    while frame.f_back is not None and _package(frame) in _NOT_THE_USERS:
+    while frame.f_back is not None and _package(frame) in LIBRARIES:
         frame = frame.f_back
     warnings.warn_explicit(
         message,

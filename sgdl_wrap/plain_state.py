@@ -8,40 +8,42 @@ was.
 from __future__ import annotations
 
 import random
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.libraries import LIBRARIES
+
 SMALL = 65_536  # elements of a tensor; a larger one is copied where it is known to be written to
-_FROZEN = 1 << 24  # elements of a parameter without a gradient that are copied at most
-_SHORT = 4_096  # entries of a container; a longer one is a table, which nothing counts in
+_FROZEN = 1 << 24  # elements of a frozen parameter, or of data, that are copied at most
+_SHORT = 4_096  # entries of a container; of a longer one, late changes of entries are not seen
+_FEW = 512  # entries of a container that are looked into
+_ROOM = 1 << 16  # entries that are copied in all, those near the model first
+_OF_FUNCTIONS = 1_024  # elements of a function's tensors and arrays that are copied; more are data
 _DEPTH = 4  # how far from a module or function plain state is looked for
-_MOST = 4_096  # places looked at; more are data, not state
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 _OPAQUE = (type, ModuleType, BuiltinFunctionType, CodeType)
 # what every module has: its registries and hooks
 _REGISTRIES = frozenset(vars(nn.Module())) - {"training"}
-# what is defined there is no state of the user's
-_LIBRARIES = sys.stdlib_module_names | {
-    "torch", "numpy", "scipy", "sklearn", "pandas", "pyarrow", "polars", "tqdm", "higher",
-    "sgdl_wrap", "lightning", "pytorch_lightning", "accelerate", "recbole", "transformers",
-} - {"__main__"}  # fmt: skip
-
 PutBack = Callable[[], bool]  # puts one thing back; whether it had changed
+_Names = frozenset[str] | None  # of attributes; None for all
+_Place = tuple[Any, str, int, _Names]  # a value, its name, how far it is, which attributes count
 
 
 class PlainState:
     """The plain state that some modules and functions reach, as it is now.
 
     It holds the attributes of modules, their buffers, closures, defaults and global names of
-    functions, and the lists, dicts, sets, tensors, arrays and generators found there.
+    functions, and the lists, dicts, sets, tensors, arrays and generators found there. Of an object
+    that a function reaches, it holds the attributes that the function's code names, and no others:
+    a thread of the user's may be at work on those.
 
     Args:
         roots: modules and functions.
@@ -56,16 +58,20 @@ class PlainState:
     def __init__(self, roots: Sequence[Any], *, large: bool) -> None:
         self._large = large
         self._seen: set[int] = set()
+        self._room = _ROOM
+        self._ahead: deque[_Place] = deque()
         self._parts: list[tuple[str, PutBack]] = []
         self._watched: list[tuple[str, Tensor, int]] = []
         self._copied_large: set[str] = set()
         self.changed: set[str] = set()
         self.lost: set[str] = set()
+        calls = [root for root in roots if not isinstance(root, nn.Module)]
+        # what the model is asked for: by forward, and by the loss
+        self._asked = frozenset({"forward"}).union(*map(_names_called, calls))
         for root in roots:
-            if isinstance(root, nn.Module):
-                self._module(root, "")
-            elif root is not None:
-                self._visit(root, "", 0)
+            self._add(root, "", 0, None)
+        while self._ahead:  # what is near comes first
+            self._look(self._ahead.popleft())
 
     def put_back(self) -> None:
         """Everything is as it was; may be called again."""
@@ -83,10 +89,47 @@ class PlainState:
 
     # ------------------------------------------------------------------ the walk
 
+    def _add(self, value: Any, name: str, depth: int, names: _Names) -> None:
+        if isinstance(value, (*_IMMUTABLE, *_OPAQUE)) or depth > _DEPTH:
+            return
+        if id(value) not in self._seen:
+            self._seen.add(id(value))
+            self._ahead.append((value, name, depth, names))
+
+    def _look(self, place: _Place) -> None:
+        value, name, depth, names = place
+        if isinstance(value, nn.Module):
+            self._module(value, name)
+        elif isinstance(value, nn.Parameter):
+            self._parameter(value, name)
+        elif isinstance(value, Tensor):
+            self._tensor(value, name, most=_OF_FUNCTIONS)
+        elif isinstance(value, np.ndarray):
+            self._array(value, name, _OF_FUNCTIONS)
+        elif isinstance(value, (list, dict, set, deque, tuple)):
+            self._container(value, name, depth, names)
+        elif isinstance(value, torch.Generator):
+            self._note(name, partial(_generator_back, value, value.get_state()))
+        elif isinstance(value, (np.random.Generator, np.random.RandomState)):
+            bits = value if isinstance(value, np.random.RandomState) else value.bit_generator
+            self._note(name, partial(_numpy_back, bits, _numpy_state(bits)))
+        elif isinstance(value, random.Random):
+            self._note(name, partial(_random_back, value, value.getstate()))
+        elif isinstance(value, partial):
+            for part in (value.func, *value.args, *value.keywords.values()):
+                self._add(part, name, depth, names)
+        elif isinstance(value, MethodType) and isinstance(value.__func__, FunctionType):
+            kind: Any = type(value.__self__)
+            named = names_within(_names_in(value.__func__.__code__), kind)
+            self._add(value.__self__, name, depth, named)
+            self._add(value.__func__, name, depth, named)
+        elif isinstance(value, FunctionType):
+            self._function(value, name, depth)
+        elif hasattr(value, "__dict__") and not _is_of_a_library(value):
+            self._attributes(value, name, depth, names)
+
     def _module(self, root: nn.Module, name: str) -> None:
         for path, module in root.named_modules():
-            if id(module) in self._seen:
-                continue
             self._seen.add(id(module))
             prefix = ".".join(part for part in (name, path) if part)
             own = vars(module)
@@ -99,106 +142,98 @@ class PlainState:
             for key, parameter in module._parameters.items():
                 if parameter is not None:
                     self._parameter(parameter, _joined(prefix, key))
-            for key, value in own.items():
-                if key in _REGISTRIES:
-                    continue
+            if type(module).__module__.startswith("torch."):
+                continue  # torch's own keep nothing else
+            named = names_within(self._asked, cast(Any, type(module)))
+            for key in own.keys() - _REGISTRIES:
+                value = own[key]
                 if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                     self._tensor(value, _joined(prefix, key))
+                elif key not in named:
+                    continue  # none of the calls that are ours can change it in place
+                elif isinstance(value, np.ndarray):
+                    self._array(value, _joined(prefix, key), SMALL)
                 else:
-                    self._visit(value, _joined(prefix, key), 1)
+                    self._add(value, _joined(prefix, key), 1, named)
+            for method in methods_within(named, cast(Any, type(module))):
+                self._add(method, prefix, 1, named)
 
-    def _visit(self, value: Any, name: str, depth: int) -> None:
-        if isinstance(value, (*_IMMUTABLE, *_OPAQUE)):
+    def _attributes(self, value: Any, name: str, depth: int, names: _Names) -> None:
+        call = getattr(type(value), "__call__", None)  # noqa: B004  (as a function, to read it)
+        if depth == 0 and isinstance(call, FunctionType):  # the loss itself is an object
+            names = _names_in(call.__code__)
+            self._add(call, name, depth, names)
+        own, kind = vars(value), cast(Any, type(value))
+        keys = own.keys() if names is None else own.keys() & names_within(names, kind)
+        kept = {key: own[key] for key in keys}
+        for method in methods_within(names, kind) if names is not None else ():
+            self._add(method, name, depth + 1, names)
+        if len(kept) > _SHORT:
             return
-        if depth > _DEPTH or id(value) in self._seen or len(self._seen) >= _MOST:
-            return
-        if isinstance(value, nn.Module):
-            self._module(value, name)
-            return
-        self._seen.add(id(value))
-        if isinstance(value, nn.Parameter):
-            self._parameter(value, name)
-        elif isinstance(value, Tensor):
-            self._tensor(value, name, large=False)  # of a closure, it may be all of the data
-        elif isinstance(value, np.ndarray):
-            if value.size <= SMALL and value.dtype.kind != "O":
-                self._note(name, partial(_array_back, value, value.copy()))
-        elif isinstance(value, (list, dict, set, deque)):
-            self._container(value, name, depth)
-        elif isinstance(value, tuple):
-            if len(value) <= _SHORT:
-                for part in value:
-                    self._visit(part, name, depth + 1)
-        elif isinstance(value, torch.Generator):
-            self._note(name, partial(_generator_back, value, value.get_state()))
-        elif isinstance(value, (np.random.Generator, np.random.RandomState)):
-            bits = value if isinstance(value, np.random.RandomState) else value.bit_generator
-            self._note(name, partial(_numpy_back, bits, _numpy_state(bits)))
-        elif isinstance(value, random.Random):
-            self._note(name, partial(_random_back, value, value.getstate()))
-        elif isinstance(value, partial):
-            self._visit((value.func, value.args, value.keywords), name, depth)
-        elif isinstance(value, MethodType):
-            self._visit(value.__self__, name, depth)
-            self._visit(value.__func__, name, depth)
-        elif isinstance(value, FunctionType):
-            self._function(value, name, depth)
-        elif hasattr(value, "__dict__") and not _is_of_a_library(value):
-            self._attributes(value, name, depth)
+        whole = names is None
+        self._note(name, partial(_names_back if whole else _some_names_back, own, kept))
+        for key, part in kept.items():
+            self._add(part, _joined(name, key), depth + 1, names)
 
-    def _attributes(self, value: Any, name: str, depth: int) -> None:
-        own = vars(value)
-        if len(own) > _SHORT:
+    def _container(self, value: Any, name: str, depth: int, names: _Names) -> None:
+        long = len(value) > _SHORT or len(value) > self._room
+        if long and not (self._large and len(value) <= _FROZEN):
+            if not isinstance(value, tuple):
+                self._note(name, partial(_cut_back, value, len(value)))
             return
-        self._note(name, partial(_names_back, own, dict(own)))
-        for key, part in list(own.items()):
-            self._visit(part, _joined(name, key), depth + 1)
-        self._visit(vars(type(value)).get("__call__"), name, depth + 1)
-
-    def _container(self, value: Any, name: str, depth: int) -> None:
-        if len(value) > _SHORT:
-            return
+        if long:
+            self._copied_large.add(name)  # should it change now, it is copied each time
+        else:
+            self._room -= len(value)
+        parts = list(value.values()) if isinstance(value, dict) else list(value)
         if isinstance(value, dict):
             self._note(name, partial(_dict_back, value, dict(value)))
-            parts: list[Any] = list(value.values())
-        else:
-            parts = list(value)
+        elif not isinstance(value, tuple):
             back = _set_back if isinstance(value, set) else _list_back
             self._note(name, partial(back, value, parts))
-        for part in parts:
-            self._visit(part, name, depth + 1)
+        inner = [part for part in parts if not isinstance(part, _IMMUTABLE)]
+        if not long and len(inner) <= _FEW:  # more are data, not state
+            for part in inner:
+                self._add(part, name, depth + 1, names)
 
     def _function(self, function: FunctionType, name: str, depth: int) -> None:
-        if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+        if (function.__module__ or "").partition(".")[0] in LIBRARIES:
             return
-        called = _joined(name, function.__name__)
+        called, named = _joined(name, function.__name__), _names_in(function.__code__)
         if function.__dict__:
-            self._visit(function.__dict__, called, depth)
+            self._add(function.__dict__, called, depth, named)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self._visit(default, called, depth + 1)
-        names = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        for key, cell in names:
+            self._add(default, called, depth + 1, named)
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        for key, cell in cells:
             try:
                 held = cell.cell_contents
             except ValueError:  # not set yet
                 continue
             self._note(_joined(called, key), partial(_cell_back, cell, held))
-            self._visit(held, _joined(called, key), depth + 1)
+            self._add(held, _joined(called, key), depth + 1, named)
         space = function.__globals__
-        for key in _global_names(function.__code__):
+        for key in named:
             if key in space and not isinstance(space[key], _OPAQUE):
                 self._note(_joined(called, key), partial(_global_back, space, key, space[key]))
-                self._visit(space[key], _joined(called, key), depth + 1)
+                self._add(space[key], _joined(called, key), depth + 1, named)
 
-    def _tensor(self, tensor: Tensor, name: str, *, large: bool | None = None) -> None:
+    def _tensor(self, tensor: Tensor, name: str, *, most: int | None = None) -> None:
         if tensor.layout != torch.strided or tensor.is_inference():
             return  # shared by what propagates over it, and never written to
-        if tensor.numel() <= SMALL or (self._large if large is None else large):
+        if tensor.numel() <= (most or SMALL) or (self._large and most is None):
             self._note(name, partial(_tensor_back, tensor, tensor.detach().clone()))
             if tensor.numel() > SMALL:
                 self._copied_large.add(name)
-        else:
+        else:  # of a function's, it may be all of the data
             self._watched.append((name, tensor, tensor._version))
+
+    def _array(self, array: np.ndarray, name: str, most: int) -> None:
+        if array.size > (_FROZEN if self._large else most) or array.dtype.kind == "O":
+            return
+        self._note(name, partial(_array_back, array, array.copy()))
+        if array.size > most:
+            self._copied_large.add(name)
 
     def _parameter(self, parameter: Tensor, name: str) -> None:
         if parameter.is_inference() or parameter.layout != torch.strided:
@@ -212,20 +247,54 @@ class PlainState:
         self._parts.append((name, part))
 
 
+@lru_cache(maxsize=256)
+def names_within(names: frozenset[str], kind: Any) -> frozenset[str]:
+    """Some names, and what the methods and properties of a class that are among them name."""
+    found, ahead = set(names), [*names, "__call__", "__getitem__", "__setitem__"]
+    while ahead:
+        method = getattr(kind, ahead.pop(), None)
+        method = method.fget if isinstance(method, property) else method
+        if isinstance(method, FunctionType):
+            more = _names_in(method.__code__) - found
+            found |= more
+            ahead += more
+    return frozenset(found)
+
+
 def _joined(prefix: str, key: Any) -> str:
     return f"{prefix}.{key}" if prefix else str(key)
 
 
 def _is_of_a_library(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in _LIBRARIES
+    return type(value).__module__.partition(".")[0] in LIBRARIES
 
 
-def _global_names(code: CodeType) -> Iterator[str]:
-    """Names that a function and the functions written inside it may look up globally."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _global_names(constant)
+@lru_cache(maxsize=256)
+def methods_within(names: frozenset[str], kind: Any) -> tuple[FunctionType, ...]:
+    """The user's own methods of a class that are among some names."""
+    found = (getattr(kind, name, None) for name in sorted(names))
+    return tuple(method for method in found if isinstance(method, FunctionType)
+                 and (method.__module__ or "").partition(".")[0] not in LIBRARIES)
+
+
+def _names_called(called: Any) -> frozenset[str]:
+    """What the code of a function, a method, a partial or a callable object names."""
+    while isinstance(called, partial):
+        called = called.func
+    kind: Any = type(called.__self__ if isinstance(called, MethodType) else called)
+    function = getattr(called, "__func__", called)
+    if not isinstance(function, FunctionType):
+        function = vars(kind).get("__call__")
+    if not isinstance(function, FunctionType):
+        return frozenset()
+    return names_within(_names_in(function.__code__), kind)
+
+
+@lru_cache(maxsize=256)
+def _names_in(code: CodeType) -> frozenset[str]:
+    """Global names and attributes that a function, and functions written inside it, look up."""
+    inner = [_names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return frozenset(code.co_names).union(*inner)
 
 
 # ------------------------------------------------------------------ each kind
@@ -240,10 +309,25 @@ def _names_back(now: dict[str, Any], before: dict[str, Any]) -> bool:
     return True
 
 
+def _some_names_back(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    if all(now.get(name, now) is value for name, value in before.items()):
+        return False
+    now.update(before)
+    return True
+
+
+def _cut_back(now: Any, length: int) -> bool:
+    """A long list or dict that has grown ends where it did."""
+    if len(now) <= length or isinstance(now, set):
+        return False
+    while len(now) > length:
+        now.popitem() if isinstance(now, dict) else now.pop()
+    return True
+
+
 def _dict_back(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
-    if len(now) == len(before) and all(
-        a is b and now[a] is before[b] for a, b in zip(now, before, strict=True)
-    ):
+    same = len(now) == len(before) and all(map(is_, now, before))
+    if same and all(map(is_, now.values(), before.values())):
         return False
     now.clear()
     now.update(before)
@@ -251,7 +335,7 @@ def _dict_back(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
 
 
 def _list_back(now: Any, before: list[Any]) -> bool:
-    if len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True)):
+    if len(now) == len(before) and all(map(is_, now, before)):
         return False
     now.clear()
     now.extend(before)

@@ -171,7 +171,7 @@ def _refuse_written_parameters(kept: PlainState) -> None:
     """Refuses a loss that writes to parameters: at every evaluation of ours it would do so again.
 
     Raises:
-        UnsupportedModelError: it does.
+        UnsupportedModelError: it does, or to something else that cannot be put back.
     """
     written = sorted(
         name.removeprefix("parameter ")
@@ -183,6 +183,11 @@ def _refuse_written_parameters(kept: PlainState) -> None:
             f"Expected loss_fn to read parameters, got {written[0]!r} written to"
             f"{f' and {len(written) - 1} more' if len(written) > 1 else ''}. Update a momentum "
             "target, or clip weights, in your loop, after the step."
+        )
+    if kept.lost:
+        raise UnsupportedModelError(
+            f"Expected loss_fn to change nothing that is too large to be put back, got "
+            f"{min(kept.lost)!r} written to. Hold it as a buffer or an attribute of the model."
         )
 
 

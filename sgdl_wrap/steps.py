@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, cast
 
@@ -15,18 +14,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sgdl_wrap.batches.backlog import StepRecord
-from sgdl_wrap.batches.marks import refuse_or_doubt_marks
-from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
-from sgdl_wrap.batches.trees import batch_written, doubt_storable, shallow_copy, versions
-from sgdl_wrap.checks import check_guidance_fits, check_optimizers, check_penalty
+from sgdl_wrap.batches.pending import Pending
+from sgdl_wrap.batches.samples import Samples, identified, refuse_unknown
+from sgdl_wrap.batches.trees import batch_written, shallow_copy, versions
+from sgdl_wrap.checks import check_optimizers, check_penalty
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.distributed.layout import check_own_pairs
-from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.epochs import Epochs
 from sgdl_wrap.errors import NonFiniteError, OrderError
 from sgdl_wrap.finite import check_finite, check_gradients
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.reading import Reading
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.self_guided.tables import Lookup
@@ -36,47 +33,11 @@ from sgdl_wrap.without_trace import all_or_nothing
 logger = logging.getLogger("sgdl_wrap")
 
 _GRADIENT = attrgetter("grad")
+_SPENT = "backward through the graph a second time"  # torch's words
 _GRADIENT_REMEDY = (
     "Lower the learning rate, clip gradients (weighted_loss), or look for sqrt(0), log(0) and 0/0 "
     "in loss_fn."
 )
-
-
-@dataclass
-class Pending:
-    """A batch between before_step and step, and how far its step has come.
-
-    Attributes:
-        batch: the user's own object.
-        pairs: of its samples.
-        where: names it in messages.
-        samples: which pairs these are; looked up when they are first asked for.
-        losses: with their graph; Phase II computes them in before_step.
-        weights: by the ψ of then.
-        versions: of the parameters, then.
-        error: why it is to be left out at step.
-        failed: whether its step was tried and raised: another batch may take its place.
-        record: what its step is to leave.
-        objective: the loss, without graph.
-        differentiated: whether the graph of the losses is used up.
-        gradients: of the parameters that the optimizers hold, once they are known to be finite.
-        stepped: one entry for each optimizer that has stepped on it.
-    """
-
-    batch: Any
-    pairs: Pairs
-    where: str
-    samples: Samples | None = None
-    losses: Tensor | None = None
-    weights: Tensor | None = None
-    versions: tuple[int, ...] = ()
-    error: NonFiniteError | None = None
-    failed: bool = False
-    record: StepRecord | None = None
-    objective: Tensor | None = None
-    differentiated: bool = False
-    gradients: list[Tensor | None] | None = None
-    stepped: list[Any] = field(default_factory=list)
 
 
 class Steps:
@@ -91,15 +52,12 @@ class Steps:
         optimizers: the user's.
         enabled: False is plain training.
         interactions: D.
-        pair_fn: reads a batch's pairs; None knows the common layouts.
         config: the method's choices.
-        ranks: the processes that train together.
         epochs: where training stands; steps that are done go to its backlog.
+        reading: knows the pairs of a batch, and looks closely at the first.
 
     Attributes:
         pending: the batch between before_step and step.
-        reader: knows the pairs of a batch.
-        tried: whether a first batch has come, and was looked at closely.
     """
 
     def __init__(
@@ -109,21 +67,18 @@ class Steps:
         *,
         enabled: bool,
         interactions: Interactions,
-        pair_fn: PairFn | None,
         config: DenoiserConfig,
-        ranks: Ranks,
         epochs: Epochs,
+        reading: Reading,
     ) -> None:
         self._user_code = user_code
         self._optimizers = optimizers
         self._enabled = enabled
         self._interactions = interactions
-        self.reader = PairReader(pair_fn)
         self._config = config
-        self._ranks = ranks
         self._epochs = epochs
+        self._reading = reading
         self.pending: Pending | None = None
-        self.tried = False
 
     def settle(self) -> None:
         """Ends what an interrupt or an error has left: a step that was all but done, or failed."""
@@ -135,15 +90,6 @@ class Steps:
         elif pending.failed:
             self.pending = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What batches have told of their layout."""
-        return {"tried": self.tried, "told_apart": self.reader.told_apart}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what :meth:`state_dict` gave; no batch is waiting after."""
-        self.tried, self.reader.told_apart = bool(state["tried"]), bool(state["told_apart"])
-        self.pending = None
-
     def begin(self, batch: Any) -> None:
         """Reads a batch; in Phase II also guides it.
 
@@ -151,10 +97,10 @@ class Steps:
             BatchError, InteractionsError, LossError, NonFiniteError: as
                 :meth:`SelfGuidedDenoiser.before_step`.
         """
-        pending = Pending(batch, self._read_pairs(batch), self._epochs.where())
+        pending = Pending(batch, self._reading.pairs(batch), self._epochs.where())
         self_guided = self._epochs.self_guided
         if self_guided is None:
-            self._prepare(batch, pending.pairs)
+            self._look(pending)
             self.pending = pending
             return
         users, learned = self._user_code.moment(), self_guided.moment()
@@ -171,7 +117,7 @@ class Steps:
 
     def _begin_guided(self, pending: Pending, self_guided: SelfGuidedPhase) -> None:
         try:
-            lookahead = self._prepare(pending.batch, pending.pairs)
+            lookahead = self._look(pending)
             if lookahead is not None:
                 self._guide(pending, self_guided, lookahead)
         except NonFiniteError as error:
@@ -179,15 +125,11 @@ class Steps:
                 raise
             pending.error = error
 
-    def try_out(self, batch: Any) -> None:
-        """Tries the loss on a batch, as the first one of training would."""
-        self._prepare(batch, self._read_pairs(batch), example=True)
-
     def weights_now(self, batch: Any) -> Tensor:
         """Weights of a batch's samples in evaluation mode, (B,), without graph; 1 in Phase I."""
         if self._epochs.self_guided is None:
             return torch.ones_like(self._user_code.losses_aside(batch, None))
-        aside = Pending(batch, self._read_pairs(batch), "this batch")
+        aside = Pending(batch, self._reading.pairs(batch), "this batch")
         losses = self._user_code.losses_aside(batch, len(aside.pairs))
         weights = self._weights(self._epochs.self_guided, aside, losses, alone=True)
         return weights.to(losses.dtype)
@@ -313,14 +255,18 @@ class Steps:
                 for optimizer in self._optimizers:
                     optimizer.zero_grad()
                 held = self._held()
-                pending.differentiated = True
                 # one statement: an interrupt between the two would lose gradients and graph
                 pending.gradients = [objective.backward(), *map(_GRADIENT, held)][1:]  # type: ignore[no-untyped-call]
         except NonFiniteError:  # the forward was the user's own, as in plain training
             raise
-        except BaseException:
+        except BaseException as error:
             if pending.gradients is None:
                 users()
+            if pending.losses is not None and _SPENT in str(error):
+                raise OrderError(
+                    "Expected before_step before another step on a batch whose gradients were "
+                    "taken, got step alone. Call before_step on the batch again."
+                ) from error
             raise
 
     def _held(self) -> list[Tensor]:
@@ -348,11 +294,6 @@ class Steps:
                     "Expected unchanged parameters between before_step and step, got them "
                     "changed. Call before_step right before step."
                 )
-            if pending.differentiated:
-                raise OrderError(
-                    "Expected before_step before another step on a batch whose gradients were "
-                    "taken, got step alone. Call before_step on the batch again."
-                )
             objective = (weights.to(losses.dtype) * losses).mean()
         # copies, as losses may be a view of something large
         kept = losses.detach().clone()
@@ -374,53 +315,13 @@ class Steps:
         self.pending, running.skipped = None, running.skipped + 1
         logger.warning("Batch left out. %s", error)
 
-    def _read_pairs(self, batch: Any) -> Pairs:
-        """The pairs of a batch, by the user's function without a trace."""
-        if not self.reader.is_users:
-            return self.reader(batch)
-        with self._user_code.streams.own(self._user_code.device, advance=False):
-            return self.reader(shallow_copy(batch))
-
-    def _prepare(self, batch: Any, pairs: Pairs, *, example: bool = False) -> Lookahead | None:
-        """What is tried at the first batch, and again when the model has changed.
-
-        None with `audit_only`, which has no lookahead, and asks nothing of the loss for one. A
-        batch with NaN or Inf tells nothing: its step will name it, and the next one is tried.
-
-        Raises:
-            NonFiniteError: an `example` whose losses or gradients are NaN or Inf.
-        """
-        first, where = not self.tried, self._epochs.where()
-        audits = self._config.audit_only
-        if first or (self._user_code.sliceable is None and not audits):
-            samples = identified(pairs, self._interactions, where)
-            if first:
-                refuse_or_doubt_marks(samples, self._interactions, where)
-            refuse_unknown(samples, where)
-            check_own_pairs(self._ranks, samples, where)
-            if first:
-                doubt_unknown(samples, where)
-        if audits:
-            try:
-                if first:
-                    self._user_code.losses_aside(batch, len(pairs))
-            except NonFiniteError:
-                if example:
-                    raise
-            self.tried = True
-            return None
-        if first and self._config.denoising_learning:
-            doubt_storable(batch)
-        lookahead = self._user_code.prepare(batch, len(pairs), example=example)
-        self.tried = True
-        check_guidance_fits(
-            len(pairs), sliceable=self._user_code.sliceable, config=self._config,
-            where=where,
-        )
-        if self._epochs.self_guided is not None and not lookahead.is_current():
-            check_optimizers(self._user_code.modules, self._optimizers)
-            return self._user_code.renewed(batch, len(pairs))
-        return lookahead
+    def _look(self, pending: Pending) -> Lookahead | None:
+        """The lookahead, once the first batch was looked at; anew if parameters were exchanged."""
+        lookahead = self._reading.looked(pending.batch, pending.pairs, pending.where)
+        if self._epochs.self_guided is None or lookahead is None or lookahead.is_current():
+            return lookahead
+        check_optimizers(self._user_code.modules, self._optimizers)
+        return self._user_code.renewed(pending.batch, len(pending.pairs))
 
     def _guide(
         self, pending: Pending, self_guided: SelfGuidedPhase, lookahead: Lookahead

@@ -56,6 +56,7 @@ class UserCode:
         self._trained, self._trained_loss = model, loss_fn
         self._eager: nn.Module = what_was_compiled(model)
         self._forward_seen = False
+        self._written: list[Tensor] | None = None  # buffers that a training forward writes to
         self.loss_fn: LossFn = what_was_compiled(loss_fn)
         self._score_fn = score_fn
         self._enabled = enabled
@@ -87,12 +88,15 @@ class UserCode:
             LossError: losses of another shape than (size,), or not finite.
         """
         watched = nullcontext() if self._forward_seen else forward_expected(self._trained)
+        before = None if self._forward_seen else self._small_buffers()
         with watched, self.added.shared():
             if twice:
                 with uncompiled(self.modules):
                     losses = self.loss_fn(self._eager, batch)
             else:
                 losses = self._trained_loss(self._trained, batch)
+        if before is not None:
+            self._written = [b for b, copy in before if not torch.equal(b, copy)]
         self._forward_seen = True
         return losses, check_losses(losses, size, where)
 
@@ -160,17 +164,13 @@ class UserCode:
     def moment(self) -> Callable[[], None]:
         """What puts the user's random streams and buffers back to what they are now.
 
-        For a call that fails after the model's forward, so that it can be made again. Buffers of
-        more than SMALL elements are not put back: no normalisation has such.
+        For a call that fails after the model's forward, so that it can be made again. Of the
+        buffers, those that the first forward has written to: statistics of a normalisation, say.
         """
         streams = users_streams(self.device, foreign=self.draws_foreign)
-        copies = [
-            (buffer, buffer.detach().clone())
-            for root in self.modules
-            for buffer in root.buffers()
-            if buffer.layout == torch.strided and buffer.numel() <= SMALL
-            and not buffer.is_inference()
-        ]
+        copies = self._small_buffers() if self._written is None else [
+            (buffer, buffer.detach().clone()) for buffer in self._written
+        ]  # fmt: skip
 
         def put_back() -> None:
             streams()
@@ -180,10 +180,21 @@ class UserCode:
 
         return put_back
 
+    def _small_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Buffers of at most SMALL elements, and copies of them."""
+        return [
+            (buffer, buffer.detach().clone())
+            for root in self.modules
+            for buffer in root.buffers()
+            if buffer.layout == torch.strided and buffer.numel() <= SMALL
+            and not buffer.is_inference()
+        ]
+
     @contextmanager
     def guiding(self, *, advance: bool = True) -> Iterator[None]:
         """The loss at other parameters, in the mode that the model is in, without a trace."""
-        with undisturbed(self.roots, large=False), self.streams.own(self.device, advance=advance):
+        streams = self.streams.own(self.device, advance=advance)
+        with self._untouched("guidance losses"), streams:
             yield
 
     @contextmanager
@@ -194,19 +205,25 @@ class UserCode:
             UnsupportedModelError: it wrote to what cannot be put back.
         """
         with (
-            # large tensors are copied the first time, and where they were written to then
-            undisturbed(self.roots, large=self._writes_large.get(what, True)) as state,
+            self._untouched(what),
             evaluating(self.modules),
             uncompiled(self.modules),
             self.streams.own(self.device, advance=advance),
             torch.no_grad(),
         ):
             yield
+
+    @contextmanager
+    def _untouched(self, what: str) -> Iterator[None]:
+        # what is large is copied the first time, and where it was written to then
+        with undisturbed(self.roots, large=self._writes_large.get(what, True)) as state:
+            yield
         if state.lost and self._enabled:
+            self._writes_large[what] = True  # made again, the call copies it
             raise UnsupportedModelError(
-                f"Expected {what} to be taken in evaluation mode without a trace, got "
-                f"{min(state.lost)!r} written to, of which there is no copy. Write to parameters "
-                "and to large buffers in training mode alone."
+                f"Expected {what} to be taken without a trace, got {min(state.lost)!r} written "
+                "to, of which there is no copy. Write to parameters and to what is large in your "
+                "loop, or from the first batch on."
             )
         if what not in self._writes_large:
             self._writes_large[what] = bool(state.changed_large)

@@ -171,8 +171,9 @@ def test_pairs_that_never_come_are_said_when_an_epoch_ends_by_itself() -> None:
     with pytest.warns(
         DenoiserWarning,
         match=r"^Expected an epoch that ends by itself to show nearly every pair, got 50% of 180 "
-        r"in 180 observed samples\. Some pairs come more often than others, or never\. Call "
-        r"end_epoch\(\) after each pass over the loader, or set explicit_epochs=True\.$",
+        r"in 180 observed samples\. Look for pairs that come more often than others, or never, and "
+        r"for observed pairs that are marked unobserved\. Call end_epoch\(\) after each pass over "
+        r"the loader, or set explicit_epochs=True\.$",
     ) as caught:
         assert passes_seen(denoiser, passes) == [0, 1, 1, 2]  # as many samples as there are pairs
     assert len(caught) == 1

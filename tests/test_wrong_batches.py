@@ -188,7 +188,7 @@ def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
     found = scene.denoiser.state_dict()
     assert found["epoch"]["observed"] == 100
     assert found["epoch"]["samples"] == 100
-    expected._steps.tried = True
+    expected._reading.looked_at = True
     want = expected.state_dict()
     assert_identical(found["tracker"], want["tracker"])
     assert_identical(without(found["epoch"], "seconds"), without(want["epoch"], "seconds"))

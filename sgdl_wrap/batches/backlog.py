@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -161,10 +162,11 @@ def _read(steps: Sequence[StepRecord], interactions: Interactions) -> Reading | 
     if (counts[meant > 0] == 0).any():  # a batch may consist of negatives alone
         return None
     losses = loss_values(steps)
-    edges = np.cumsum(counts)[:-1]
-    visits = zip(np.split(ids[known], edges), np.split(losses[known], edges), strict=True)
+    seen, values = ids[known], losses[known]
+    edges = [0, *np.cumsum(counts).tolist()]
+    visits = [(seen[first:last], values[first:last]) for first, last in pairwise(edges)]
     loss_sums, weight_sums = (step_sums(v, starts) for v in (losses, weight_values(steps)))
     return Reading(
-        len(steps), list(visits), len(ids), int(counts.sum()), int((~observed).sum()),
+        len(steps), visits, len(ids), int(counts.sum()), int((~observed).sum()),
         loss_sums, weight_sums,
     )  # fmt: skip

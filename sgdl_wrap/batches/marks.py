@@ -10,6 +10,7 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.notices import warn
 
 LEAST = 8  # pairs marked unobserved; fewer tell nothing
+ENOUGH = 64  # of them; more tell no more
 REMEDY = (
     "Mark observed pairs by labels above 0, or pass pair_fn=..., which returns "
     "(users, items, observed)."
@@ -20,8 +21,13 @@ _CAUSES = (
 )
 
 
-def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: str) -> None:
-    """Looks up the pairs that a batch marks unobserved: few of them should be interactions.
+def tells_of_marks(samples: Samples) -> bool:
+    """Whether batches mark enough pairs unobserved, or say nothing of any."""
+    return not samples.told or int((~samples.observed).sum()) >= ENOUGH
+
+
+def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: str) -> bool:
+    """Looks up the pairs that batches mark unobserved: few of them should be interactions.
 
     Sampled negatives hit interactions by chance, in dense data often. How often is known: see
     :func:`chance_of_known`.
@@ -30,6 +36,9 @@ def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: s
         samples: of the batch.
         interactions: D.
         where: names the batch in messages.
+
+    Returns:
+        Whether they are doubtful.
 
     Raises:
         BatchError: all of them are interactions, and no pair that it marks observed is.
@@ -40,13 +49,13 @@ def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: s
     marked = ~samples.observed
     count = int(marked.sum())
     if count < LEAST:
-        return
+        return False
     users, items = samples.users[marked], samples.items[marked]
     known = int(known_pairs(users, items, interactions).sum())
     if known <= MOST_UNKNOWN * count:
-        return
+        return False
     if known <= most_by_chance(count, chance_of_known(users, interactions)):
-        return
+        return False
     observed = int(samples.observed.sum())
     if known == count and samples.ids.max() < 0:
         others = f", and none of the {observed} that it marks observed" if observed else ""
@@ -58,6 +67,7 @@ def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: s
         f"Expected the pairs that {where} marks unobserved to be sampled negatives, got {known} of "
         f"{count} among the interactions. {_CAUSES} {REMEDY}"
     )
+    return True
 
 
 def known_pairs(users: np.ndarray, items: np.ndarray, interactions: Interactions) -> np.ndarray:
@@ -78,11 +88,11 @@ def chance_of_known(users: np.ndarray, interactions: Interactions) -> float:
         interactions: D.
     """
     popularity = np.bincount(interactions.items.numpy(), minlength=interactions.n_items)
-    starts = interactions.starts.numpy()
+    starts, places = interactions.starts.numpy(), interactions.places_of(users)
     uniform = popular = 0.0
-    for user, times in zip(*np.unique(users, return_counts=True), strict=True):
-        if 0 <= user < interactions.n_users:
-            ids = slice(starts[user], starts[user + 1])
+    for place, times in zip(*np.unique(places, return_counts=True), strict=True):
+        if place >= 0:
+            ids = slice(starts[place], starts[place + 1])
             of_user = (interactions.keys[ids] % interactions.n_items).numpy()
             uniform += times * len(of_user) / interactions.n_items
             popular += times * int(popularity[of_user].sum()) / len(interactions)

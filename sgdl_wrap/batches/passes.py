@@ -194,12 +194,14 @@ def doubts_of_a_pass(
     if counts is None:
         return []
     # one that was longer than those that follow says what they will show; a batch does not matter
-    share = share_of_pairs(counts, observed, bound.at if observed > 1.5 * bound.at else observed)
+    longer = observed > bound.at + dropped
+    share = share_of_pairs(counts, observed, bound.at if longer else observed)
     if share < MOST_SEEN and len(counts) * (1 - share) > dropped:
         return [
             f"Expected an epoch that ends by itself to show nearly every pair, got {share:.0%} of "
-            f"{len(counts):,} in {bound.at:,} observed samples. Some pairs come more often than "
-            f"others, or never. {remedy}."
+            f"{len(counts):,} in {bound.at:,} observed samples. Look for pairs that come more "
+            "often than others, or never, and for observed pairs that are marked unobserved. "
+            f"{remedy}."
         ]
     if bound.at >= 1.5 * rows:
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,15 @@ class Samples:
     items: np.ndarray
     observed: np.ndarray
     told: bool
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """Those of several batches, one after the other."""
+        ids, users, items, observed = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("ids", "users", "items", "observed")
+        )
+        return cls(ids, users, items, observed, any(part.told for part in parts))
 
     @property
     def negative(self) -> np.ndarray:

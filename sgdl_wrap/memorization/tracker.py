@@ -23,7 +23,7 @@ from sgdl_wrap.memorization.sign import LossGap, compared_users, gap_sums, loss_
 from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 from sgdl_wrap.state import same_shape
 
-Averages = tuple[np.ndarray, np.ndarray]  # interactions, each once, and their smoothed losses
+Averages = tuple[np.ndarray, np.ndarray]  # interactions and their smoothed losses
 Visits = Sequence[tuple[np.ndarray, np.ndarray]]  # of each step: interactions, their losses
 
 
@@ -95,40 +95,38 @@ class MemorizationTracker:
             losses: (B,).
         """
         visits = [(ids, losses)]
-        self.note(visits, self.averages(visits))
+        self.note(visits, self.averages_before(visits))
 
-    def averages(self, visits: Visits) -> Averages | None:
-        """The smoothed losses after some visits, one after the other; None where none are kept.
+    def averages_before(self, visits: Visits) -> Averages | None:
+        """The interactions visited and their smoothed losses now; None where none are kept.
 
         Args:
             visits: the interactions of each step, all >= 0, and their losses.
-
-        Returns:
-            ids: (m,) int64, each once.
-            averages: (m,) float32.
         """
-        if self.smoothed is None:
+        if self.smoothed is None or not visits:
             return None
-        ids = np.unique(np.concatenate([some for some, _ in visits] or [np.empty(0, np.int64)]))
-        found, share = self.smoothed[ids], self.config.loss_smoothing
-        for some, losses in visits:
-            places = ids.searchsorted(some)
-            found[places] = smoothed(found[places], losses.astype(np.float32), share)
-        return ids, found
+        ids = np.concatenate([some for some, _ in visits])
+        return ids, self.smoothed[ids]
 
     def note(self, visits: Visits, averages: Averages | None) -> None:
         """Writes visits down; done twice, it is as done once.
 
         Args:
-            visits, averages: as of :meth:`averages`.
+            visits: as of :meth:`averages_before`.
+            averages: what that gave before the visits were noted for the first time.
         """
         if not any(len(ids) for ids, _ in visits):  # of batches of sampled negatives
             return
         self._forget_last_epoch()
-        for ids, losses in visits:
-            self.losses[ids] = losses
         if self.smoothed is not None and averages is not None:
             self.smoothed[averages[0]] = averages[1]
+        for ids, losses in visits:  # every visit of an interaction counts, one after the other
+            self.losses[ids] = losses
+            if self.smoothed is not None:
+                now = smoothed(
+                    self.smoothed[ids], losses.astype(np.float32), self.config.loss_smoothing
+                )
+                self.smoothed[ids] = now
 
     def features(self, ids: np.ndarray, losses: Tensor, names: Sequence[str]) -> Tensor:
         """What g reads of each sample, (B, F) on the device of `losses`, without graph.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.batches.samples import Samples
-from sgdl_wrap.batches.trees import detached_copy, take_rows
+from sgdl_wrap.batches.trees import detached_copy, has_rows, take_rows
 
 ScoresBelowCut = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (users, items) -> (n,) bool
 
@@ -89,6 +89,6 @@ def choose_guidance(
     if len(rows) == 0:
         return None
     places = torch.from_numpy(rows)
-    if sliceable:
+    if sliceable and has_rows(batch, len(samples.ids)):  # batches may differ in layout
         return Guidance(take_rows(batch, places), None, samples.ids[rows])
     return Guidance(detached_copy(batch), places, samples.ids[rows])

@@ -17,7 +17,8 @@ from sgdl_wrap import (
     OrderError,
     SelfGuidedDenoiser,
 )
-from sgdl_wrap.batches.marks import chance_of_known, most_by_chance
+from sgdl_wrap.batches.marks import chance_of_known, most_by_chance, refuse_or_doubt_marks
+from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.interactions import Interactions
 from tests.models_zoo import WATCHING, labelled_epoch, tiny_data, tiny_denoiser
 
@@ -242,3 +243,35 @@ def test_a_report_after_skipped_batches_alone_says_so() -> None:
         r"Inf\. Lower the learning rate, or go on from a checkpoint before them\.$",
     ):
         denoiser.report()
+
+
+@pytest.mark.parametrize("users_of", [lambda u: u, lambda u: 7 * u, lambda u: u + 10**9])
+def test_dense_data_is_not_doubted_however_users_are_numbered(users_of: Any) -> None:
+    rng = np.random.default_rng(0)
+    users, items = np.nonzero(rng.random((30, 40)) < 0.45)
+    interactions = Interactions(users_of(users), items, n_items=40)
+    drawn_users = users_of(rng.integers(30, size=200))
+    drawn = rng.integers(40, size=200)
+    observed = np.zeros(200, dtype=bool)
+    ids = interactions.find(drawn_users, drawn)
+    samples = Samples(np.where(observed, ids, -1), drawn_users, drawn, observed, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refuse_or_doubt_marks(samples, interactions, "batch 1")
+
+
+def test_small_batches_are_looked_at_until_enough_pairs_are_marked() -> None:
+    """Ratings less their mean as the third column: half of what is known is marked unobserved."""
+    users, items = DATA.tensors()
+    ratings = torch.where(torch.arange(len(users)) % 2 == 0, 0.5, -0.5)
+    denoiser = tiny_denoiser(DATA, "neumf", config=WATCHING)
+    batches = [(users[r], items[r], ratings[r]) for r in torch.arange(160).split(4)]
+    told = []
+    for batch in batches:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            denoiser.before_step(batch)
+            denoiser.skip_batch()
+        told += [str(one.message) for one in said]
+    assert len(told) == 1
+    assert "marks unobserved to be sampled negatives" in told[0]

@@ -79,9 +79,10 @@ class Failing:
 
     def __call__(self, *arguments: Any) -> Tensor:
         self.calls.note(1)
+        found = self.inner(*arguments)  # which has drawn, and written to buffers
         if len(self.calls) == self.at[0]:
             raise MemoryError("mine")
-        return self.inner(*arguments)
+        return found
 
     def at_the(self, number: int) -> None:
         """At the call that is `number` calls ahead."""
@@ -441,3 +442,29 @@ def test_an_audit_is_as_undisturbed_too() -> None:
                         wrapped.step(batch)
             found.append(everything(wrapped, optimizer))
     assert_identical(found[1], found[0])
+
+
+def test_a_step_whose_gradients_were_nan_asks_for_before_step_first() -> None:
+    wrapped = denoiser(Factors(), steep_where_told, config=LEARNING.but(guidance_interval=100))
+    first, *rest = until_learning(wrapped)
+    bad = steep(first)
+    wrapped.before_step(bad)
+    with pytest.raises(NonFiniteError, match=r"^Expected finite gradients of the model, got"):
+        wrapped.step(bad)
+    with pytest.raises(
+        OrderError, match=r"^Expected before_step before another step on a batch whose gradients"
+    ):
+        wrapped.step(bad)
+    train(wrapped, [first, *rest])
+
+
+def test_a_checkpoint_loaded_in_inference_mode_trains_on(tmp_path: Path) -> None:
+    model = Dropping()
+    optimizer = adam(model)
+    wrapped = denoiser(model, optimizer=optimizer)
+    train(wrapped, epoch(0)[:2])
+    parts = {"denoiser": wrapped, "model": model, "optimizer": optimizer}
+    sgdl_wrap.save_checkpoint(tmp_path / "run.pt", **parts)
+    with torch.inference_mode():
+        sgdl_wrap.load_checkpoint(tmp_path / "run.pt", **parts)
+    train(wrapped, epoch(0)[2:])

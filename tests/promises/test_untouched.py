@@ -31,6 +31,7 @@ from tests.promises.runs import (
     train_plainly,
     users_streams,
 )
+from tests.spy import Spy
 
 PASSES = 3
 STEPS = PASSES * len(epoch(0))
@@ -463,7 +464,11 @@ def popping(model: nn.Module, batch: Batch) -> Tensor:
     return bce(model, {**batch, "label": label})
 
 
-@pytest.mark.parametrize("config", [WATCHING, AUDITING, LEARNING], ids=["one", "audit", "two"])
+@pytest.mark.parametrize(
+    "config",
+    [WATCHING, AUDITING, LEARNING, LEARNING.but(similarity="paper")],  # it looks at guidance twice
+    ids=["one", "audit", "two", "paper"],
+)
 def test_a_loss_may_take_its_target_out_of_the_batch(config: DenoiserConfig) -> None:
     """Each call of the denoiser's has containers of its own; the user's own is changed once."""
     models = []
@@ -540,8 +545,8 @@ def test_a_large_buffer_that_scoring_begins_to_write_to_stops_the_run(
     model.late = True
     with pytest.raises(
         UnsupportedModelError,
-        match=r"^Expected scores to be taken in evaluation mode without a trace, got 'table' "
-        "written to, of which there is no copy",
+        match=r"^Expected scores to be taken without a trace, got 'table' written to, of which "
+        "there is no copy",
     ):
         train(wrapped, epoch(1))
 
@@ -554,3 +559,142 @@ def test_a_large_buffer_that_scoring_writes_to_from_the_start_is_put_back() -> N
         train(wrapped, batches)
     assert len(wrapped.history) == PASSES
     assert model.table.eq(0).all()
+
+
+# ------------------------------------------------------------------ what is left alone
+
+
+class Trainer:
+    """A large object of the user's whose method is the loss, and on which a thread works."""
+
+    def __init__(self, step_of_a_thread: Callable[[Any], None]) -> None:
+        self.calls = 0
+        self.histories = {user: list(range(100)) for user in range(2_000)}
+        self.arrived: list[int] = []
+        self._thread = step_of_a_thread
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self._tick()
+        self._thread(self)
+        return bpr(model, batch) * flat_at_first(self.calls)
+
+    def _tick(self) -> None:
+        self.calls += 1
+
+
+def arrives(trainer: Any) -> None:
+    """What the loss itself does not name; run within it, to be sure of the moment."""
+    vars(trainer)["arrived"].append(1)
+
+
+def test_of_the_users_object_only_what_the_loss_names_is_put_back() -> None:
+    seen = Spy()
+
+    def counting(trainer: Any) -> None:
+        seen.note(1)
+        arrives(trainer)
+
+    trainer = Trainer(counting)
+    wrapped = denoiser(Factors(), trainer.loss, config=LEARNING)
+    for batches in epochs(PASSES):
+        train(wrapped, batches)
+    assert trainer.calls == STEPS
+    assert len(trainer.arrived) == len(seen) > STEPS
+
+
+class LongLog(Kept):
+    """A list and a dict that are too long to be copied, and grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = [0] * 10_000
+        self.table = dict.fromkeys(range(10_000), 0)
+
+    @property
+    def count(self) -> Any:
+        return self.log, self.table
+
+    def more(self) -> float:
+        self.log.append(len(self.log))
+        self.table[len(self.table)] = 1
+        return len(self.log) - 10_000
+
+
+def test_a_long_list_that_grows_is_cut_back() -> None:
+    plain, watched = LongLog(), LongLog()
+    train_plainly(plain, bpr, epochs(PASSES))
+    wrapped = denoiser(watched)
+    for batches in epochs(PASSES):
+        train(wrapped, batches)
+    assert watched.count == plain.count
+    assert_identical(dict(watched.state_dict()), dict(plain.state_dict()))
+
+
+FORWARDS = 0
+
+
+class InGlobal(Kept):
+    @property
+    def count(self) -> int:
+        return FORWARDS
+
+    def more(self) -> float:
+        global FORWARDS
+        FORWARDS += 1
+        return FORWARDS
+
+
+def test_a_global_that_forward_counts_in_counts_steps() -> None:
+    global FORWARDS
+    for config in (WATCHING, AUDITING, LEARNING):
+        FORWARDS = 0
+        wrapped = denoiser(InGlobal(), config=config)
+        for batches in epochs(PASSES):
+            train(wrapped, batches)
+        assert FORWARDS == 2 * STEPS  # a pair has two scores
+
+
+class Large(Kept):
+    """More than is copied at each evaluation, and changed from the first on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.array, self.table = np.zeros(100_000), dict.fromkeys(range(10_000), 0)
+        self.rows = [torch.zeros(1) for _ in range(200)]
+
+    @property
+    def count(self) -> Any:
+        return float(self.array[0]), self.table[0], float(self.rows[150])
+
+    def more(self) -> float:
+        self.array[0] += 1
+        self.table[0] += 1
+        self.rows[150] += 1
+        return self.table[0]
+
+
+@pytest.mark.parametrize("config", [WATCHING, AUDITING], ids=["one", "audit"])
+def test_what_is_large_and_changed_from_the_first_evaluation_on_is_put_back(
+    config: DenoiserConfig,
+) -> None:
+    plain, watched = Large(), Large()
+    train_plainly(plain, bpr, epochs(PASSES))
+    wrapped = denoiser(watched, config=config)
+    for batches in epochs(PASSES):
+        train(wrapped, batches)
+    assert watched.count == plain.count
+    assert_identical(dict(watched.state_dict()), dict(plain.state_dict()))
+
+
+def test_a_late_write_that_was_refused_is_put_back_when_the_call_is_made_again() -> None:
+    model = LargeLate()
+    wrapped = denoiser(model, explicit_epochs=True)
+    train(wrapped, epoch(0))
+    wrapped.end_epoch()
+    train(wrapped, epoch(1))
+    model.late = True
+    with pytest.raises(UnsupportedModelError, match="got 'table' written to"):
+        wrapped.end_epoch()
+    written = model.table.clone()
+    wrapped.end_epoch()
+    assert torch.equal(model.table, written)
