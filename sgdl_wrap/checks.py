@@ -227,7 +227,12 @@ def check_scores(
             "Pass score_fn(model, users, items), which returns one score per pair, higher for "
             "better items."
         ) from error
-    checked_scores(scores, users, items)
+    if bool((checked_scores(scores, users, items) == -torch.inf).all()):
+        raise ScoreError(
+            f"Expected scores of observed pairs, got -inf for all {len(users)} that were tried. "
+            "Return what the model gives them: a mask of items seen in training belongs into the "
+            "evaluation alone."
+        )
     catalogue = _spread(interactions.n_items, chunk)
     first = users[:1].repeat(len(catalogue))
     try:

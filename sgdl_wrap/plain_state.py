@@ -7,8 +7,10 @@ was.
 
 from __future__ import annotations
 
+import builtins
 import random
-from collections import deque
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from operator import is_
@@ -32,6 +34,8 @@ _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, to
 _OPAQUE = (type, ModuleType, BuiltinFunctionType, CodeType)
 # what every module has: its registries and hooks
 _REGISTRIES = frozenset(vars(nn.Module())) - {"training"}
+_CONTAINERS = {list, dict, set, deque, tuple, OrderedDict, defaultdict, Counter}
+_NAMESPACES = {"SimpleNamespace", "Namespace"}  # of the standard library, to be filled by users
 PutBack = Callable[[], bool]  # puts one thing back; whether it had changed
 _Names = frozenset[str] | None  # of attributes; None for all
 _Place = tuple[Any, str, int, _Names]  # a value, its name, how far it is, which attributes count
@@ -90,6 +94,8 @@ class PlainState:
     # ------------------------------------------------------------------ the walk
 
     def _add(self, value: Any, name: str, depth: int, names: _Names) -> None:
+        if type(value) in weakref.ProxyTypes:  # which may be dead
+            return
         if isinstance(value, (*_IMMUTABLE, *_OPAQUE)) or depth > _DEPTH:
             return
         if id(value) not in self._seen:
@@ -106,7 +112,7 @@ class PlainState:
             self._tensor(value, name, most=_OF_FUNCTIONS)
         elif isinstance(value, np.ndarray):
             self._array(value, name, _OF_FUNCTIONS)
-        elif isinstance(value, (list, dict, set, deque, tuple)):
+        elif type(value) in _CONTAINERS:  # a class of the user's may do more than hold
             self._container(value, name, depth, names)
         elif isinstance(value, torch.Generator):
             self._note(name, partial(_generator_back, value, value.get_state()))
@@ -125,7 +131,7 @@ class PlainState:
             self._add(value.__func__, name, depth, named)
         elif isinstance(value, FunctionType):
             self._function(value, name, depth)
-        elif hasattr(value, "__dict__") and not _is_of_a_library(value):
+        elif not _is_of_a_library(value) and isinstance(_dict_of(value), dict):
             self._attributes(value, name, depth, names)
 
     def _module(self, root: nn.Module, name: str) -> None:
@@ -142,6 +148,9 @@ class PlainState:
             for key, parameter in module._parameters.items():
                 if parameter is not None:
                     self._parameter(parameter, _joined(prefix, key))
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for hook in hooks.values():
+                    self._add(hook, prefix, 1, None)
             if type(module).__module__.startswith("torch."):
                 continue  # torch's own keep nothing else
             named = names_within(self._asked, cast(Any, type(module)))
@@ -200,8 +209,10 @@ class PlainState:
         if (function.__module__ or "").partition(".")[0] in LIBRARIES:
             return
         called, named = _joined(name, function.__name__), _names_in(function.__code__)
-        if function.__dict__:
-            self._add(function.__dict__, called, depth, named)
+        attributes = function.__dict__
+        self._note(called, partial(_names_back, attributes, dict(attributes)))
+        for part in attributes.values():
+            self._add(part, called, depth + 1, named)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._add(default, called, depth + 1, named)
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
@@ -209,12 +220,16 @@ class PlainState:
             try:
                 held = cell.cell_contents
             except ValueError:  # not set yet
+                self._note(_joined(called, key), partial(_unset_back, cell))
                 continue
             self._note(_joined(called, key), partial(_cell_back, cell, held))
             self._add(held, _joined(called, key), depth + 1, named)
         space = function.__globals__
         for key in named:
-            if key in space and not isinstance(space[key], _OPAQUE):
+            if key not in space:
+                if not hasattr(builtins, key):
+                    self._note(_joined(called, key), partial(_absent_back, space, key))
+            elif not isinstance(space[key], _OPAQUE):
                 self._note(_joined(called, key), partial(_global_back, space, key, space[key]))
                 self._add(space[key], _joined(called, key), depth + 1, named)
 
@@ -261,12 +276,21 @@ def names_within(names: frozenset[str], kind: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def _dict_of(value: Any) -> Any:
+    """The attributes of an object; None if it has none, or would not tell."""
+    try:
+        return value.__dict__
+    except Exception:  # a connection that is made when it is first asked for, say
+        return None
+
+
 def _joined(prefix: str, key: Any) -> str:
     return f"{prefix}.{key}" if prefix else str(key)
 
 
 def _is_of_a_library(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in LIBRARIES
+    kind = type(value)
+    return kind.__module__.partition(".")[0] in LIBRARIES and kind.__name__ not in _NAMESPACES
 
 
 @lru_cache(maxsize=256)
@@ -357,6 +381,18 @@ def _cell_back(cell: Any, before: Any) -> bool:
     return True
 
 
+def _unset_back(cell: Any) -> bool:
+    try:
+        del cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _absent_back(space: dict[str, Any], name: str) -> bool:
+    return space.pop(name, space) is not space
+
+
 def _global_back(space: dict[str, Any], name: str, before: Any) -> bool:
     if space.get(name) is before:
         return False
@@ -366,6 +402,9 @@ def _global_back(space: dict[str, Any], name: str, before: Any) -> bool:
 
 def _tensor_back(tensor: Tensor, before: Tensor) -> bool:
     with torch.no_grad():
+        if tensor.shape != before.shape:  # resized, or given other data
+            tensor.data = before
+            return True
         if _same(tensor, before):
             return False  # not written to: a graph of before may need it as it is
         tensor.copy_(before)

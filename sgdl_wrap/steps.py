@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from operator import attrgetter
 from typing import Any, cast
 
@@ -33,7 +34,6 @@ from sgdl_wrap.without_trace import all_or_nothing
 logger = logging.getLogger("sgdl_wrap")
 
 _GRADIENT = attrgetter("grad")
-_SPENT = "backward through the graph a second time"  # torch's words
 _GRADIENT_REMEDY = (
     "Lower the learning rate, clip gradients (weighted_loss), or look for sqrt(0), log(0) and 0/0 "
     "in loss_fn."
@@ -255,18 +255,14 @@ class Steps:
                 for optimizer in self._optimizers:
                     optimizer.zero_grad()
                 held = self._held()
-                # one statement: an interrupt between the two would lose gradients and graph
-                pending.gradients = [objective.backward(), *map(_GRADIENT, held)][1:]  # type: ignore[no-untyped-call]
+                # kept, as an interrupt may come before its gradients are at hand
+                backward = partial(objective.backward, retain_graph=pending.losses is not None)
+                pending.gradients = [backward(), *map(_GRADIENT, held)][1:]
         except NonFiniteError:  # the forward was the user's own, as in plain training
             raise
-        except BaseException as error:
+        except BaseException:
             if pending.gradients is None:
                 users()
-            if pending.losses is not None and _SPENT in str(error):
-                raise OrderError(
-                    "Expected before_step before another step on a batch whose gradients were "
-                    "taken, got step alone. Call before_step on the batch again."
-                ) from error
             raise
 
     def _held(self) -> list[Tensor]:

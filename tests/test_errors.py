@@ -630,3 +630,14 @@ def test_every_error_is_a_denoiser_error_and_can_be_imported_from_the_package() 
     assert issubclass(OrderError, RuntimeError)
     assert issubclass(SwitchError, RuntimeError)
     assert issubclass(DenoiserWarning, UserWarning)
+
+
+def test_scores_that_mask_what_was_seen_are_refused_at_construction() -> None:
+    def masked(model: nn.Module, users: Tensor, items: Tensor) -> Tensor:
+        return torch.full(users.shape, -torch.inf)
+
+    with pytest.raises(
+        ScoreError,
+        match=r"^Expected scores of observed pairs, got -inf for all 8 that were tried\. Return",
+    ):
+        tiny_denoiser(DATA, score_fn=masked)

@@ -444,18 +444,44 @@ def test_an_audit_is_as_undisturbed_too() -> None:
     assert_identical(found[1], found[0])
 
 
-def test_a_step_whose_gradients_were_nan_asks_for_before_step_first() -> None:
+def test_a_step_whose_gradients_are_nan_says_so_each_time() -> None:
     wrapped = denoiser(Factors(), steep_where_told, config=LEARNING.but(guidance_interval=100))
     first, *rest = until_learning(wrapped)
     bad = steep(first)
     wrapped.before_step(bad)
-    with pytest.raises(NonFiniteError, match=r"^Expected finite gradients of the model, got"):
-        wrapped.step(bad)
-    with pytest.raises(
-        OrderError, match=r"^Expected before_step before another step on a batch whose gradients"
-    ):
-        wrapped.step(bad)
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match=r"^Expected finite gradients of the model, got"):
+            wrapped.step(bad)
     train(wrapped, [first, *rest])
+
+
+def test_an_interrupt_right_after_the_backward_loses_nothing() -> None:
+    """Where a signal is handled that has come during the backward."""
+    found = []
+    for interrupted in (False, True):
+        with seeded(5):
+            model = Dropping()
+            optimizer = adam(model)
+            wrapped = denoiser(model, optimizer=optimizer, config=LEARNING)
+            first, *rest = until_learning(wrapped)
+            wrapped.before_step(first)
+            if interrupted:
+                backward = torch.autograd.backward
+
+                def then_interrupted(*arguments: Any, **options: Any) -> None:
+                    backward(*arguments, **options)  # noqa: B023
+                    raise KeyboardInterrupt
+
+                torch.autograd.backward = then_interrupted
+                try:
+                    with pytest.raises(KeyboardInterrupt):
+                        wrapped.step(first)
+                finally:
+                    torch.autograd.backward = backward
+            wrapped.step(first)
+            train(wrapped, rest)
+            found.append(everything(wrapped, optimizer))
+    assert_identical(found[1], found[0])
 
 
 def test_a_checkpoint_loaded_in_inference_mode_trains_on(tmp_path: Path) -> None:

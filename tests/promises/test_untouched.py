@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+import weakref
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -698,3 +700,140 @@ def test_a_late_write_that_was_refused_is_put_back_when_the_call_is_made_again()
     written = model.table.clone()
     wrapped.end_epoch()
     assert torch.equal(model.table, written)
+
+
+# ------------------------------------------------------------------ what is made on the first call
+
+
+def made_in_attribute() -> Callable[..., Tensor]:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        losses = bpr(model, batch)
+        if not hasattr(loss, "scale"):
+            loss.scale = losses.detach().mean()  # type: ignore[attr-defined]
+        return losses / loss.scale  # type: ignore[attr-defined]
+
+    return loss
+
+
+def made_in_global() -> Callable[..., Tensor]:
+    globals().pop("SCALE", None)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        global SCALE
+        losses = bpr(model, batch)
+        if "SCALE" not in globals():
+            SCALE = losses.detach().mean()
+        return losses / SCALE
+
+    return loss
+
+
+def made_in_cell() -> Callable[..., Tensor]:
+    def outer() -> Callable[..., Tensor]:
+        def loss(model: nn.Module, batch: Batch) -> Tensor:
+            nonlocal scale
+            losses = bpr(model, batch)
+            try:
+                known = scale
+            except NameError:
+                known = scale = losses.detach().mean()
+            return losses / known
+
+        if False:
+            scale = torch.ones(())  # a name of this function's, without a value
+        return loss
+
+    return outer()
+
+
+def made_in_namespace() -> Callable[..., Tensor]:
+    kept = SimpleNamespace(scale=None)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        losses = bpr(model, batch)
+        if kept.scale is None:
+            kept.scale = losses.detach().mean()
+        return losses / kept.scale
+
+    return loss
+
+
+class Hooked(Factors):
+    """A forward hook that takes its scale from the first data that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        scale: list[Tensor] = []
+
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if not scale:
+                scale.append(output.detach().std())
+            return output / scale[0]
+
+        self.register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("config", [WATCHING, AUDITING], ids=["one", "audit"])
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        (Factors, made_in_attribute),
+        (Factors, made_in_global),
+        (Factors, made_in_cell),
+        (Factors, made_in_namespace),
+        (Hooked, lambda: bpr),
+    ],
+    ids=["attribute", "global", "cell", "namespace", "hook"],
+)
+def test_what_is_made_at_the_first_call_is_made_of_the_users_own_call(
+    kind: type[Any], made: Callable[[], Any], config: DenoiserConfig
+) -> None:
+    plain, watched = kind(), kind()
+    train_plainly(plain, made(), epochs(PASSES))
+    wrapped = denoiser(watched, made(), config=config)
+    for batches in epochs(PASSES):
+        train(wrapped, batches)
+    assert_identical(dict(watched.state_dict()), dict(plain.state_dict()))
+
+
+class Recent(OrderedDict[Any, Any]):
+    """The recipe of Python's manual: what is looked up moves to the end."""
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        self.move_to_end(key)
+        return value
+
+
+class Lazy:
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise ConnectionError("not connected")
+
+
+class Dead:
+    pass
+
+
+def test_ordinary_objects_that_will_not_be_looked_into_are_no_matter() -> None:
+    recent, gone = Recent({number: number for number in range(20)}), Dead()
+    proxy, lazy = weakref.proxy(gone), Lazy()
+    del gone
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        recent[3]
+        held = [proxy, lazy]  # names of the closure
+        assert len(held) == 2
+        return bpr(model, batch)
+
+    model = Factors()
+    model.resized = torch.zeros(0)
+    wrapped = denoiser(model, loss, score_fn=resizing, config=LEARNING)
+    for batches in epochs(2):
+        train(wrapped, batches)
+    assert model.resized.shape == (0,)
+
+
+def resizing(model: Any, users: Tensor, items: Tensor) -> Tensor:
+    model.resized.resize_(len(users)).fill_(1.0)
+    return model(users, items)
