@@ -13,7 +13,6 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
@@ -22,6 +21,24 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.libraries import LIBRARIES
+from sgdl_wrap.put_back import (
+    absent_back,
+    array_back,
+    cell_back,
+    cut_back,
+    dict_back,
+    generator_back,
+    global_back,
+    list_back,
+    names_back,
+    numpy_back,
+    numpy_state,
+    random_back,
+    set_back,
+    some_names_back,
+    tensor_back,
+    unset_back,
+)
 
 SMALL = 65_536  # elements of a tensor; a larger one is copied where it is known to be written to
 _FROZEN = 1 << 24  # elements of a frozen parameter, or of data, that are copied at most
@@ -115,12 +132,12 @@ class PlainState:
         elif type(value) in _CONTAINERS:  # a class of the user's may do more than hold
             self._container(value, name, depth, names)
         elif isinstance(value, torch.Generator):
-            self._note(name, partial(_generator_back, value, value.get_state()))
+            self._note(name, partial(generator_back, value, value.get_state()))
         elif isinstance(value, (np.random.Generator, np.random.RandomState)):
             bits = value if isinstance(value, np.random.RandomState) else value.bit_generator
-            self._note(name, partial(_numpy_back, bits, _numpy_state(bits)))
+            self._note(name, partial(numpy_back, bits, numpy_state(bits)))
         elif isinstance(value, random.Random):
-            self._note(name, partial(_random_back, value, value.getstate()))
+            self._note(name, partial(random_back, value, value.getstate()))
         elif isinstance(value, partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self._add(part, name, depth, names)
@@ -139,9 +156,9 @@ class PlainState:
             self._seen.add(id(module))
             prefix = ".".join(part for part in (name, path) if part)
             own = vars(module)
-            self._note(prefix, partial(_names_back, own, dict(own)))
+            self._note(prefix, partial(names_back, own, dict(own)))
             registered = module._buffers
-            self._note(prefix, partial(_names_back, registered, dict(registered)))
+            self._note(prefix, partial(names_back, registered, dict(registered)))
             for key, buffer in registered.items():
                 if buffer is not None:
                     self._tensor(buffer, _joined(prefix, key))
@@ -180,7 +197,7 @@ class PlainState:
         if len(kept) > _SHORT:
             return
         whole = names is None
-        self._note(name, partial(_names_back if whole else _some_names_back, own, kept))
+        self._note(name, partial(names_back if whole else some_names_back, own, kept))
         for key, part in kept.items():
             self._add(part, _joined(name, key), depth + 1, names)
 
@@ -188,7 +205,7 @@ class PlainState:
         long = len(value) > _SHORT or len(value) > self._room
         if long and not (self._large and len(value) <= _FROZEN):
             if not isinstance(value, tuple):
-                self._note(name, partial(_cut_back, value, len(value)))
+                self._note(name, partial(cut_back, value, len(value)))
             return
         if long:
             self._copied_large.add(name)  # should it change now, it is copied each time
@@ -196,9 +213,9 @@ class PlainState:
             self._room -= len(value)
         parts = list(value.values()) if isinstance(value, dict) else list(value)
         if isinstance(value, dict):
-            self._note(name, partial(_dict_back, value, dict(value)))
+            self._note(name, partial(dict_back, value, dict(value)))
         elif not isinstance(value, tuple):
-            back = _set_back if isinstance(value, set) else _list_back
+            back = set_back if isinstance(value, set) else list_back
             self._note(name, partial(back, value, parts))
         inner = [part for part in parts if not isinstance(part, _IMMUTABLE)]
         if not long and len(inner) <= _FEW:  # more are data, not state
@@ -210,7 +227,7 @@ class PlainState:
             return
         called, named = _joined(name, function.__name__), _names_in(function.__code__)
         attributes = function.__dict__
-        self._note(called, partial(_names_back, attributes, dict(attributes)))
+        self._note(called, partial(names_back, attributes, dict(attributes)))
         for part in attributes.values():
             self._add(part, called, depth + 1, named)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
@@ -220,24 +237,24 @@ class PlainState:
             try:
                 held = cell.cell_contents
             except ValueError:  # not set yet
-                self._note(_joined(called, key), partial(_unset_back, cell))
+                self._note(_joined(called, key), partial(unset_back, cell))
                 continue
-            self._note(_joined(called, key), partial(_cell_back, cell, held))
+            self._note(_joined(called, key), partial(cell_back, cell, held))
             self._add(held, _joined(called, key), depth + 1, named)
         space = function.__globals__
         for key in named:
             if key not in space:
                 if not hasattr(builtins, key):
-                    self._note(_joined(called, key), partial(_absent_back, space, key))
+                    self._note(_joined(called, key), partial(absent_back, space, key))
             elif not isinstance(space[key], _OPAQUE):
-                self._note(_joined(called, key), partial(_global_back, space, key, space[key]))
+                self._note(_joined(called, key), partial(global_back, space, key, space[key]))
                 self._add(space[key], _joined(called, key), depth + 1, named)
 
     def _tensor(self, tensor: Tensor, name: str, *, most: int | None = None) -> None:
         if tensor.layout != torch.strided or tensor.is_inference():
             return  # shared by what propagates over it, and never written to
         if tensor.numel() <= (most or SMALL) or (self._large and most is None):
-            self._note(name, partial(_tensor_back, tensor, tensor.detach().clone()))
+            self._note(name, partial(tensor_back, tensor, tensor.detach().clone()))
             if tensor.numel() > SMALL:
                 self._copied_large.add(name)
         else:  # of a function's, it may be all of the data
@@ -246,7 +263,7 @@ class PlainState:
     def _array(self, array: np.ndarray, name: str, most: int) -> None:
         if array.size > (_FROZEN if self._large else most) or array.dtype.kind == "O":
             return
-        self._note(name, partial(_array_back, array, array.copy()))
+        self._note(name, partial(array_back, array, array.copy()))
         if array.size > most:
             self._copied_large.add(name)
 
@@ -254,7 +271,7 @@ class PlainState:
         if parameter.is_inference() or parameter.layout != torch.strided:
             return
         if self._large and not parameter.requires_grad and parameter.numel() <= _FROZEN:
-            self._note(f"parameter {name}", partial(_tensor_back, parameter, parameter.clone()))
+            self._note(f"parameter {name}", partial(tensor_back, parameter, parameter.clone()))
         else:
             self._watched.append((f"parameter {name}", parameter, parameter._version))
 
@@ -319,135 +336,3 @@ def _names_in(code: CodeType) -> frozenset[str]:
     """Global names and attributes that a function, and functions written inside it, look up."""
     inner = [_names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
     return frozenset(code.co_names).union(*inner)
-
-
-# ------------------------------------------------------------------ each kind
-
-
-def _names_back(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    if len(now) == len(before) and all(now.get(k, now) is v for k, v in before.items()):
-        return False
-    now.update(before)
-    for name in set(now) - set(before):
-        del now[name]
-    return True
-
-
-def _some_names_back(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    if all(now.get(name, now) is value for name, value in before.items()):
-        return False
-    now.update(before)
-    return True
-
-
-def _cut_back(now: Any, length: int) -> bool:
-    """A long list or dict that has grown ends where it did."""
-    if len(now) <= length or isinstance(now, set):
-        return False
-    while len(now) > length:
-        now.popitem() if isinstance(now, dict) else now.pop()
-    return True
-
-
-def _dict_back(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
-    same = len(now) == len(before) and all(map(is_, now, before))
-    if same and all(map(is_, now.values(), before.values())):
-        return False
-    now.clear()
-    now.update(before)
-    return True
-
-
-def _list_back(now: Any, before: list[Any]) -> bool:
-    if len(now) == len(before) and all(map(is_, now, before)):
-        return False
-    now.clear()
-    now.extend(before)
-    return True
-
-
-def _set_back(now: set[Any], before: list[Any]) -> bool:
-    if len(now) == len(before) and now.issuperset(before):
-        return False
-    now.clear()
-    now.update(before)
-    return True
-
-
-def _cell_back(cell: Any, before: Any) -> bool:
-    if cell.cell_contents is before:
-        return False
-    cell.cell_contents = before
-    return True
-
-
-def _unset_back(cell: Any) -> bool:
-    try:
-        del cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-def _absent_back(space: dict[str, Any], name: str) -> bool:
-    return space.pop(name, space) is not space
-
-
-def _global_back(space: dict[str, Any], name: str, before: Any) -> bool:
-    if space.get(name) is before:
-        return False
-    space[name] = before
-    return True
-
-
-def _tensor_back(tensor: Tensor, before: Tensor) -> bool:
-    with torch.no_grad():
-        if tensor.shape != before.shape:  # resized, or given other data
-            tensor.data = before
-            return True
-        if _same(tensor, before):
-            return False  # not written to: a graph of before may need it as it is
-        tensor.copy_(before)
-    return True
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    if torch.equal(one, other):
-        return True
-    # NaN is equal to nothing: a table that holds it is compared by its bits
-    if not (one.is_floating_point() or one.is_complex()):
-        return False
-    return bool(torch.isnan(one).any()) and torch.allclose(
-        one, other, rtol=0.0, atol=0.0, equal_nan=True
-    )
-
-
-def _array_back(array: np.ndarray, before: np.ndarray) -> bool:
-    if array.tobytes() == before.tobytes():
-        return False
-    array[...] = before
-    return True
-
-
-def _generator_back(generator: torch.Generator, before: Tensor) -> bool:
-    if torch.equal(generator.get_state(), before):
-        return False
-    generator.set_state(before)
-    return True
-
-
-def _numpy_state(bits: Any) -> Any:
-    return bits.get_state() if isinstance(bits, np.random.RandomState) else bits.state
-
-
-def _numpy_back(bits: Any, before: Any) -> bool:
-    if isinstance(bits, np.random.RandomState):
-        bits.set_state(before)
-    else:
-        bits.state = before
-    return False  # the user's own stream, whoever draws from it
-
-
-def _random_back(generator: random.Random, before: Any) -> bool:
-    generator.setstate(before)
-    return False
