@@ -60,14 +60,19 @@ def check_compiled(model: nn.Module) -> None:
             )
 
 
+def is_compiled(model: nn.Module, loss_fn: Any) -> bool:
+    """Whether the model, a submodule or the loss is compiled."""
+    in_place = any(vars(module).get(_IN_PLACE) is not None for module in model.modules())
+    return in_place or any(what_was_compiled(called) is not called for called in (model, loss_fn))
+
+
 def say_where_compiled(model: nn.Module, loss_fn: Any) -> None:
     """Tells once that steps which learn run uncompiled.
 
     Warns:
         DenoiserWarning: the model, a submodule or the loss is compiled.
     """
-    in_place = any(vars(module).get(_IN_PLACE) is not None for module in model.modules())
-    if in_place or any(what_was_compiled(called) is not called for called in (model, loss_fn)):
+    if is_compiled(model, loss_fn):
         warn(
             "Expected an eager model and loss, got torch.compile, whose graphs have no second "
             "derivative. The compiled form trains in Phase I and in the steps of Phase II that do "

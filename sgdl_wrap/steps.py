@@ -256,7 +256,9 @@ class Steps:
                     optimizer.zero_grad()
                 held = self._held()
                 # kept, as an interrupt may come before its gradients are at hand
-                backward = partial(objective.backward, retain_graph=pending.losses is not None)
+                guided = pending.losses is not None
+                keep = guided and not self._user_code.is_compiled
+                backward = partial(objective.backward, retain_graph=keep)
                 pending.gradients = [backward(), *map(_GRADIENT, held)][1:]
         except NonFiniteError:  # the forward was the user's own, as in plain training
             raise

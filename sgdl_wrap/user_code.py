@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sgdl_wrap.added_time import AddedTime
 from sgdl_wrap.batches.trees import detached_copy
 from sgdl_wrap.checks import check_losses
-from sgdl_wrap.compiled import uncompiled, what_was_compiled
+from sgdl_wrap.compiled import is_compiled, uncompiled, what_was_compiled
 from sgdl_wrap.distributed.engine import bare, forward_expected
 from sgdl_wrap.errors import NonFiniteError, UnsupportedModelError
 from sgdl_wrap.plain_state import SMALL
@@ -99,6 +99,11 @@ class UserCode:
             self._written = [b for b, copy in before if not torch.equal(b, copy)]
         self._forward_seen = True
         return losses, check_losses(losses, size, where)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training runs compiled graphs, which cannot be kept after a backward."""
+        return is_compiled(self._trained, self._trained_loss)
 
     def losses_aside(self, batch: Any, size: int | None) -> Tensor:
         """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
