@@ -32,6 +32,7 @@ from tests.promises.runs import (
     WATCHING,
     Batch,
     Factors,
+    Steep,
     adam,
     bce,
     bpr,
@@ -194,18 +195,6 @@ def test_after_a_wrong_penalty_everything_can_go_on(
 
 
 # ------------------------------------------------------------------ gradients that are NaN
-
-
-class Steep(torch.autograd.Function):
-    """The identity, with a gradient that is NaN."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor) -> Tensor:
-        return losses.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * torch.nan
 
 
 def steep_where_told(model: nn.Module, batch: Batch) -> Tensor:

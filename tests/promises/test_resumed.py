@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sgdl_wrap import NonFiniteError, SelfGuidedDenoiser
 from tests.models_zoo import assert_identical, seeded, without
-from tests.promises.runs import LEARNING, WATCHING, Factors, adam, bpr, denoiser, epoch
+from tests.promises.runs import LEARNING, WATCHING, Factors, Steep, adam, bpr, denoiser, epoch
 
 BATCHES = [batch for number in range(3) for batch in epoch(number)]
 
@@ -26,16 +26,6 @@ class Drawing(Factors):
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         return (self.dropout(self.user(users) * self.item(items))).sum(-1)
-
-
-class Steep(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor) -> Tensor:
-        return losses.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * torch.nan
 
 
 def any_layout(model: nn.Module, batch: Any) -> Tensor:
