@@ -1,0 +1,1 @@
+"""The bench: where the denoiser helps, where it does nothing, and what it costs."""
