@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         denoised_epoch(training.model, denoiser, training.penalty_fn, training.batches)
     audit = denoiser.report()
     audit.to_csv(options.out)
-    print(f"{recipe.name}, {recipe.epochs} epochs, estimated noise rate {denoiser.noise_rate:.3f}")
+    print(f"{recipe.name}, {recipe.epochs} epochs, noise share (low, high) {denoiser.noise_share}")
     print("\nuser  item  suspicion  loss  memorization rate")
     for row in audit[: options.top]:
         print(

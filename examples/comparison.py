@@ -30,7 +30,7 @@ def metric_table(title: str, rows: dict[str, Sequence[TrainingRun]]) -> str:
 def findings(
     plain: Sequence[TrainingRun], denoised: Sequence[TrainingRun], data: InteractionData
 ) -> str:
-    """What the denoiser found out: its switch, its noise rate, its weights, and its price."""
+    """What the denoiser found out: its switch, the noise, its weights, the gain and the price."""
     true_rate = data.train_noise_rate
     lines = []
     for run in denoised:
@@ -38,18 +38,25 @@ def findings(
         if denoiser is None:
             continue
         switch = denoiser.memorization_point
-        estimate = denoiser.noise_rate
+        share, last = denoiser.noise_share, denoiser.history[-1]
         lines.append(
             ("no switch so far" if switch is None else f"switch after epoch {switch}")
-            + ("" if estimate is None else f"; estimated noise rate {estimate:.3f}")
-            + ("" if true_rate is None else f" (true {true_rate:.3f})")
+            + ("" if share is None else f"; noise share {share[0]:.2f} to {share[1]:.2f}")
+            + ("" if true_rate is None else f" (true {true_rate:.2f})")
         )
+        if switch is not None and last.effective_share > 0.995:
+            lines.append("no noise that is sure was found: weights are one, as in plain training")
         if run.final_auc is not None:
             at_best = "before the switch" if run.best_auc is None else f"{run.best_auc:.3f}"
             lines.append(
                 "weights separate clean from noise with AUC "
                 f"{run.final_auc:.3f} at the end, best epoch: {at_best}"
             )
+    before, after = (
+        float(np.mean([run.test["ndcg@20"] for run in runs])) for runs in (plain, denoised)
+    )
+    if before > 0:
+        lines.append(f"NDCG@20 of SGDL over plain: {after / before - 1:+.1%}")
     lines.append(
         f"seconds per epoch: plain {_median(plain):.3f}, "
         f"SGDL {_median(denoised, Phase.MEMORIZATION):.3f} before the switch"

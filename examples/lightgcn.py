@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"epoch {epoch}: {denoiser.phase.value}, validation NDCG@20 {found['ndcg@20']:.4f}")
     print("test: " + ", ".join(f"{k} {v:.4f}" for k, v in test.of_model(model).items()))
     if not options.plain:
-        print(f"switch after epoch {denoiser.memorization_point}, "
-              f"estimated noise rate {denoiser.noise_rate:.3f}")
+        print(f"switch after epoch {denoiser.memorization_point}, noise share (low, high) "
+              f"{denoiser.noise_share}")
 
 
 if __name__ == "__main__":

@@ -139,12 +139,17 @@ class DenoiserConfig:
 
     weight_inputs: tuple[WeightInput, ...] | Literal["auto"] = "auto"
     """What g reads of a sample. Paper: its loss ("loss"). Ours: what `report()` ranks by, from the
-    switch on ("suspicion"), its losses' exponential average over visits since ("smoothed_loss"),
+    switch on ("suspicion"), the losses' exponential average over visits since ("smoothed_loss"),
     the share of epochs it was memorized ("memorization_rate"), whether the pair was observed
     ("observed"). Losses are divided by the mean one of Phase I's last epoch, where that is above 1
     (deviation 21). "auto" is the suspicion for ranking losses, whose loss of the moment depends on
     the negative that was drawn, and the loss for pointwise ones, where a history would tell g
     which samples are negatives, which have none."""
+
+    evidence_weights: bool = True
+    """True: weights are (1 - p)^(2 g(x; ψ)), p the probability that nobody chose the pair, as far
+    as that is sure (deviation 23). Where nothing is sure p is 0 and weights are 1. False: g(x; ψ)
+    alone (paper). Ours."""
 
     weight_normalization: WeightNormalization = "mean"
     """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
@@ -153,7 +158,8 @@ class DenoiserConfig:
     weighting_entropy: float | None = None
     """λ of the entropy term that keeps g from giving all to what aligns best with the guidance,
     however little it is ahead; its unit is the standard deviation of the samples' products with
-    the guidance gradient (Eq. 16). 0 is the paper. Ours: None takes 0.02 for ranking losses, see
+    the guidance gradient (Eq. 16). 0 is the paper. Ours: None takes 0.5 with
+    `evidence_weights`, where "even" is what follows the evidence; else 0.02 for ranking losses, see
     docs/reproduction.md, and 0 for pointwise ones."""
 
     loss_smoothing: float = 0.8
@@ -285,6 +291,7 @@ class DenoiserConfig:
             weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
+            evidence_weights=False,
             weight_normalization="none",
         )
 
@@ -304,6 +311,7 @@ class DenoiserConfig:
             weighting_entropy=0.0,
             memorized_data="switch",
             weight_inputs=("loss",),
+            evidence_weights=False,
             weight_normalization="none",
         )
 
@@ -331,11 +339,19 @@ class DenoiserConfig:
             meta_lr = 0.005 if pointwise else 0.02
         entropy = self.weighting_entropy
         if entropy is None:
-            entropy = 0.0 if pointwise else 0.02
+            entropy = 0.5 if self.evidence_weights else 0.0 if pointwise else 0.02
         return replace(
             self, weight_inputs=inputs, memorized_data=memorized, meta_lr=meta_lr,
             weighting_entropy=entropy,
         )  # fmt: skip
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is read of a sample for its weight, by name: g's inputs, and 1 - p, where it counts.
+
+        Settled: `weight_inputs` is not "auto".
+        """
+        return (*self.weight_inputs, *(("belief",) if self.evidence_weights else ()))
 
     def but(self, **changes: Any) -> DenoiserConfig:
         """A copy with some fields changed.
@@ -364,6 +380,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "denoising_learning": (True, False),
     "on_nonfinite": get_args(OnNonFinite),
     "audit_only": (True, False),
+    "evidence_weights": (True, False),
     "memorized_data": get_args(MemorizedData),
 }
 # name: (lowest, highest, is the upper end open)

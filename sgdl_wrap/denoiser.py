@@ -167,6 +167,19 @@ class SelfGuidedDenoiser:
         return self._epochs.noise_rate
 
     @property
+    def noise_share(self) -> tuple[float, float] | None:
+        """Where the share of interactions that nobody chose lies: (low, high), each in [0, 1].
+
+        None before the first epoch's end. What is counted are interactions whose user is no more
+        like the item's other users than a stranger is, less what preferences alone show of that.
+        Noise that looks like preference is not seen: clicks on what a user's like would like, and
+        what the model has memorized (docs/noise_share.md).
+
+        Source: ours (deviation 23); σ̂ of the paper, which only decides the switch, is `noise_rate`.
+        """
+        return self._epochs.tracker.noise_share()
+
+    @property
     def history(self) -> list[EpochRecord]:
         """One `EpochRecord` an epoch, oldest first."""
         return list(self._epochs.history)

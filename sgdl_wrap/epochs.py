@@ -17,8 +17,9 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import NoiseRateError, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.noise_share import share_interval
 from sgdl_wrap.memorization.sign import LossGap
-from sgdl_wrap.memorization.tracker import Averages, MemorizationTracker
+from sgdl_wrap.memorization.tracker import GATHERED, Averages, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
     Phase,
     TransitionDetector,
@@ -28,8 +29,10 @@ from sgdl_wrap.memorization.transition import (
 from sgdl_wrap.notices import warn
 from sgdl_wrap.random_streams import foreign_streams_kept
 from sgdl_wrap.records import Counts, EpochRecord, RunningEpoch
+from sgdl_wrap.report.audit import interaction_weights
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from sgdl_wrap.report.ranking_log import RankingLog
+from sgdl_wrap.report.weight_summary import WeightSummary, doubt, evenly, summary
 from sgdl_wrap.self_guided.loss_scale import loss_scale
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 from sgdl_wrap.state import broken_state_refused
@@ -39,6 +42,7 @@ from sgdl_wrap.without_trace import all_or_nothing
 logger = logging.getLogger("sgdl_wrap")
 
 LEAST_WINDOW = 10  # epochs; what a shorter history says jumps about
+EVEN = 0.995  # effective sample size over the number of samples
 
 
 @dataclass(frozen=True)
@@ -291,6 +295,7 @@ class Epochs:
         samples, observed, negatives, loss_sum, weight_sum = self._ranks.sums(
             epoch.samples, epoch.observed, epoch.negatives, epoch.loss_sum, epoch.weight_sum
         )
+        weights = self._weight_summary(tracker)
         record = EpochRecord(
             epoch=len(self.history) + 1,
             phase=phase,
@@ -302,14 +307,20 @@ class Epochs:
             seconds=epoch.seconds(),
             skipped=epoch.skipped,
             plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
+            noise_share=tracker.mean_noise_probability(),
+            confidence=tracker.confidence(),
+            effective_share=weights.effective,
+            suspicious_weight=weights.suspicious,
+            rare_weight=weights.rare,
+            guidance_coverage=None if self_guided is None else self_guided.guidance_coverage(),
         )
         ended = Ended(record, tracker, self_guided, memorized, findings.gap)
         if self_guided is not None:
-            if self_guided.config.memorized_data == "switch":
-                return ended
-            steady = self_guided.config.memorized_data == "steady"
-            following = self_guided.following(tracker.memorized_ids(steady=steady))
-            return replace(ended, self_guided=following)
+            guiding = self_guided.memorized
+            if self_guided.config.memorized_data != "switch":
+                steady = self_guided.config.memorized_data == "steady"
+                guiding = tracker.memorized_ids(steady=steady)
+            return replace(ended, self_guided=self_guided.following(guiding))
         if noise_rate is None or self._config.audit_only:
             return ended
         verdict = self._detector.decide(
@@ -326,6 +337,33 @@ class Epochs:
         tracker.note_switch(findings)
         return replace(ended, self_guided=self_guided)
 
+    def _say_what_weights_do(self) -> None:
+        """Once, when all evidence is gathered: that there is nothing to find, or what is wrong."""
+        guided = [r for r in self.history if r.phase is Phase.SELF_GUIDED]
+        if len(guided) != GATHERED or self._ranks.rank != 0:
+            return
+        last = guided[-1]
+        found = doubt(
+            WeightSummary(last.effective_share, last.suspicious_weight, last.rare_weight)
+        )
+        if found is not None:
+            warn(found)
+        elif last.effective_share > EVEN:
+            logger.info(
+                "No noise was found that is sure (share up to %.2f): weights are even, as in plain "
+                "training.", share_interval(last.noise_share or 0.0)[1],
+            )
+
+    def _weight_summary(self, tracker: MemorizationTracker) -> WeightSummary:
+        """Of the weights that Phase II has now given; `tracker` is that of the epoch's end."""
+        if self.self_guided is None:
+            return WeightSummary(1.0, 1.0, 1.0)
+        ids = evenly(len(self._interactions))
+        return summary(
+            interaction_weights(tracker, self.self_guided, ids),
+            tracker.suspicion[ids], tracker.fifths_of(ids), ranks=self._ranks,
+        )
+
     def _say(self, ended: Ended) -> None:
         """Tells of the switch, of one by time-out, or of one that may never come.
 
@@ -333,6 +371,8 @@ class Epochs:
             SwitchError: the time is out, and there is nothing memorized to begin Phase II with.
         """
         record = ended.record
+        if ended.record.phase is Phase.SELF_GUIDED:
+            self._say_what_weights_do()
         if ended.verdict is Verdict.STAY:
             self._say_where_stalled(record)
             return

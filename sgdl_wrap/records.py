@@ -31,6 +31,16 @@ class EpochRecord:
         noise_rate: σ̂, frozen at the switch.
         loss: mean per-sample loss, unweighted.
         mean_weight: mean weight of the samples; 1 in Phase I.
+        noise_share: middle of `denoiser.noise_share` at its end, in [0, 1].
+        confidence: how much of what is strange is sure to be noise, in [0, 1]; 0 leaves all
+            weights where g reads nothing else at one.
+        effective_share: effective sample size of the interactions' weights over their number,
+            in (0, 1]; 1 where they are equal, as in Phase I.
+        suspicious_weight: mean weight of the most suspicious tenth over that of the rest.
+        rare_weight: mean weight of the fifth of the interactions with the least popular items over
+            that of the rest.
+        guidance_coverage: share of the samples of learning steps whose gradient has anything in
+            common with that of the guidance (Eq. 16); None if no step of the epoch learned.
         seconds: from the epoch's first batch to its end, the ranking included.
         skipped: batches left out for NaN or Inf.
         plain_seconds: what of them plain training takes too: all but the denoiser's calls
@@ -57,6 +67,12 @@ class EpochRecord:
     seconds: float
     skipped: int = 0
     plain_seconds: float | None = None
+    noise_share: float | None = None
+    confidence: float | None = None
+    effective_share: float = 1.0
+    suspicious_weight: float = 1.0
+    rare_weight: float = 1.0
+    guidance_coverage: float | None = None
 
     @property
     def cost(self) -> float | None:

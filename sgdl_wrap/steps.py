@@ -358,7 +358,7 @@ class Steps:
         self, self_guided: SelfGuidedPhase, pending: Pending, losses: Tensor
     ) -> Tensor:
         """What g reads of a batch's samples, (B, F)."""
-        inputs = self_guided.config.weight_inputs
+        inputs = self_guided.config.features
         if inputs == ("loss",):
             return losses.detach()[:, None]
         if "smoothed_loss" in inputs:

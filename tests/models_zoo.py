@@ -362,13 +362,16 @@ def tiny_batchnorm(data: TinyData, seed: int = 5) -> BatchNormScorer:
 # ------------------------------------------------------------------ denoisers of it
 
 WATCHING = DenoiserConfig(history_length=50)  # no switch in so few epochs
-# switches after the first epoch, and learns often, as its epochs are short
-SWITCHING = DenoiserConfig(history_length=1, noise_rate=0.9, guidance_interval=2)
+# switches after the first epoch, and learns often, as its epochs are short; of so few pairs no
+# noise is sure, and weights that follow the evidence would all be one
+SWITCHING = DenoiserConfig(
+    history_length=1, noise_rate=0.9, guidance_interval=2, evidence_weights=False
+)
 
 
 def settled(**changes: Any) -> DenoiserConfig:
     """As a pointwise loss settles it: what Phase II is built with."""
-    return DenoiserConfig(**changes).settled(pointwise=True)
+    return DenoiserConfig(**{"evidence_weights": False, **changes}).settled(pointwise=True)
 
 
 def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:
@@ -412,7 +415,7 @@ def train(
 
 def weights_of_one(self: WeightingFunction, features: Tensor) -> Tensor:
     """In the place of `WeightingFunction.forward`: what g gives changes nothing."""
-    hidden = torch.relu(self.hidden(features))
+    hidden = torch.relu(self.hidden(features[:, : self.hidden.in_features]))
     return 1.0 + 0.0 * self.output(hidden).squeeze(-1)  # one, with a graph to ψ
 
 

@@ -25,6 +25,7 @@ CHOICES = {
     "on_nonfinite": ("raise", "skip"),
     "memorized_data": ("auto", "switch", "current", "steady"),
     "audit_only": (True, False),
+    "evidence_weights": (True, False),
 }
 # name: values at the edge that are allowed, values just past it
 EDGES = {
@@ -276,7 +277,7 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
         "gumbel_draws": 1, "similarity": "paper", "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0, "weighting_entropy": 0.0, "memorized_data": "switch",
-        "weight_inputs": ["loss"], "weight_normalization": "none",
+        "weight_inputs": ["loss"], "weight_normalization": "none", "evidence_weights": False,
     }  # fmt: skip
 
 
@@ -286,7 +287,7 @@ def test_the_authors_preset_samples_and_has_no_factor_history():
         "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0, "weighting_entropy": 0.0, "memorized_data": "switch",
-        "weight_inputs": ["loss"], "weight_normalization": "none",
+        "weight_inputs": ["loss"], "weight_normalization": "none", "evidence_weights": False,
     }  # fmt: skip
 
 
@@ -307,11 +308,14 @@ def test_what_is_left_open_is_settled_by_the_kind_of_loss():
     ranking = DenoiserConfig().settled(pointwise=False)
     assert ranking.weight_inputs == ("suspicion",)
     assert (ranking.memorized_data, ranking.meta_lr) == ("current", 0.02)
-    assert ranking.weighting_entropy == 0.02
+    assert ranking.weighting_entropy == 0.5
     pointwise = DenoiserConfig().settled(pointwise=True)
     assert pointwise.weight_inputs == ("loss",)
     assert (pointwise.memorized_data, pointwise.meta_lr) == ("steady", 0.005)
-    assert pointwise.weighting_entropy == 0.0
+    assert pointwise.weighting_entropy == 0.5
+    alone = DenoiserConfig(evidence_weights=False)
+    found = [alone.settled(pointwise=pointwise).weighting_entropy for pointwise in (False, True)]
+    assert found == [0.02, 0.0]
 
 
 @pytest.mark.parametrize("pointwise", [False, True])

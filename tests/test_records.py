@@ -40,6 +40,7 @@ def test_scalars_are_the_numbers_that_are_known() -> None:
     assert RECORD.scalars() == {
         "phase": 1.0, "memorized_ratio": 0.8, "noise_rate": 0.2, "loss": 0.3, "mean_weight": 0.9,
         "seconds": 3.0, "skipped": 0.0, "plain_seconds": 2.0, "cost": 1.5,
+        "effective_share": 1.0, "suspicious_weight": 1.0, "rare_weight": 1.0,
     }  # fmt: skip
 
 

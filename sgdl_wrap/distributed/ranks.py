@@ -74,7 +74,7 @@ class Ranks:
         return found
 
     def sums_of(self, counts: Tensor) -> Tensor:
-        """Integers summed over the ranks, one by one."""
+        """Numbers of the CPU summed over the ranks, one by one."""
         if not self.several:
             return counts
         sent = counts.to(self._device, copy=True)

@@ -24,13 +24,10 @@ class RankedEpoch:
         packed: numpy.packbits of m_t(k), one bit per interaction.
         cut: score of each user's last ranked candidate, by place, (n_users,) float32; a pair scored
             below it is outside the ranking list. NaN where the user was not ranked.
-        percentile: the interactions' :func:`percentile_ranks`, (N,) float32; NaN where the user
-            was not ranked.
     """
 
     packed: np.ndarray
     cut: Tensor
-    percentile: np.ndarray
 
 
 def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
@@ -57,34 +54,6 @@ def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order)) - starts
     return ranks
-
-
-def percentile_ranks(users: Tensor, ranks: Tensor, observed: Tensor) -> Tensor:
-    """The share of the user's unobserved candidates that are ranked before each observed one.
-
-    0 for the user's best, 1 for a candidate behind all unobserved ones; 0 where there are none.
-    Over a user's observed items its mean is 1 - AUC. Candidates o u o u (o observed), best first,
-    have 0 and 1/2.
-
-    Args:
-        users, observed: (K,) each.
-        ranks: as :func:`ranked_within` gave them, (K,) int64.
-
-    Returns:
-        float32 in [0, 1], one for each observed candidate, in their order.
-
-    Source: the percentile rank of Hu, Koren, Volinsky, ICDM 2008, Eq. 8, among unobserved items.
-    """
-    users = users - users.min()
-    sizes = torch.bincount(users)
-    starts = sizes.cumsum(0) - sizes
-    places = starts[users] + ranks  # by user, best first
-    before = torch.zeros(len(users) + 1, dtype=torch.int64)
-    before[places[~observed] + 1] = 1
-    before = before.cumsum(0)
-    first, end = before[starts], before[starts + sizes]
-    users, places = users[observed], places[observed]
-    return (before[places] - first[users]) / (end - first).clamp_min(1)[users]
 
 
 def ordinals(scores: Tensor) -> Tensor:
@@ -123,7 +92,7 @@ def rank_epoch(
         generator: draws the sampled candidates.
         on_ranked: called with (interactions done, N) after each chunk.
         among: the places of the users that are ranked, [first, last); the others' bits are 0, their
-            cuts and percentile ranks NaN.
+            cuts NaN.
 
     Raises:
         ScoreError: scores of another shape, or NaN or +inf among them.
@@ -132,7 +101,6 @@ def rank_epoch(
     """
     memorized = np.zeros(len(interactions), dtype=bool)
     cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
-    percentile = np.full(len(interactions), np.nan, dtype=np.float32)
     per_user = interactions.n_items if candidates == "full" else 0
     for first, last in user_chunks(interactions, chunk, per_user, among):
         if candidates == "sampled":
@@ -146,12 +114,11 @@ def rank_epoch(
         low, high = int(interactions.starts[first]), int(interactions.starts[last])
         # observed candidates stand in the order of their ids
         memorized[low:high] = (ranks < counts)[observed].numpy()
-        percentile[low:high] = percentile_ranks(users, ranks, observed).numpy()
         final = ranks == counts - 1
         cut[users[final]] = scores[final].float()
         if on_ranked is not None:
             on_ranked(high, len(interactions))
-    return RankedEpoch(np.packbits(memorized), cut, percentile)
+    return RankedEpoch(np.packbits(memorized), cut)
 
 
 def user_chunks(

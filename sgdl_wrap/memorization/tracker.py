@@ -17,14 +17,44 @@ from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.errors import OrderError
 from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
+from sgdl_wrap.memorization.coherence import item_counts, strangeness
 from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
+from sgdl_wrap.memorization.noise_share import (
+    BINS,
+    FIFTHS,
+    NoiseShare,
+    fitted,
+    histograms,
+    looked_up,
+    popularity_fifths,
+    share_interval,
+)
 from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
 from sgdl_wrap.memorization.sign import LossGap, compared_users, gap_sums, loss_gap
-from sgdl_wrap.memorization.suspicion import mean_over_epochs, suspicion
 from sgdl_wrap.state import same_shape
 
 Averages = tuple[np.ndarray, np.ndarray]  # interactions and their smoothed losses
 Visits = Sequence[tuple[np.ndarray, np.ndarray]]  # of each step: interactions, their losses
+EPOCHS_OF_A_SEED = 1 << 20
+PAST = 0.7  # share of the epochs before in the averages of strangeness and suspicion
+MOST_ITEMS = 1 << 24  # of a catalogue on which evidence is gathered: it takes 256 bytes an item
+SOON = 3  # epochs before the first possible switch from which they are kept
+GATHERED = 10  # epochs of Phase II that add to them: later ones show what was memorized
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How strange the interactions are.
+
+    Attributes:
+        strange: d of :func:`~sgdl_wrap.memorization.coherence.strangeness`, (N,).
+        fifths: of popularity, of the items, (n_items,).
+        histograms: of d, over all ranks, (5, BINS).
+    """
+
+    strange: np.ndarray
+    fifths: np.ndarray
+    histograms: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,12 +66,14 @@ class EpochFindings:
         noise_rate: the mixture's estimate; None where the rate is known or no longer asked for.
         generator: draws the next epoch's candidates.
         gap: how the losses of this epoch's memorized pairs lie to the others'; None in Phase II.
+        evidence: on noise; None where no more is gathered.
     """
 
     ranked: RankedEpoch
     noise_rate: NoiseRate | None
     generator: torch.Generator
     gap: LossGap | None
+    evidence: Evidence | None
 
 
 def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
@@ -51,10 +83,10 @@ def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
 
 
 class MemorizationTracker:
-    """Losses and memorization of every interaction, h/8 + 4 bytes each (+ 8 with averages).
+    """Losses, memorization and suspicion of every interaction, h/8 + 8 bytes each.
 
-    The averages, smoothed losses and suspicion, begin with Phase II, or at once with `audit_only`:
-    while Phase I decides, nothing reads them.
+    Smoothed losses, 4 bytes more, begin with Phase II, or at once with `audit_only`: while Phase I
+    decides, nothing reads them.
 
     The losses are those of the epoch under way or, until its first step is written down, of the
     one before.
@@ -73,15 +105,17 @@ class MemorizationTracker:
         self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
-        self.suspicion: np.ndarray | None = None  # mean over the epochs
-        self._suspicion_epochs = 0
+        # how likely each interaction is like those nobody chose; NaN before the first epoch's end
+        self.suspicion = self.losses.copy()
+        self.histograms = np.zeros((FIFTHS, BINS))  # of d, averaged as suspicion is
+        self.fifths: np.ndarray | None = None  # of the items, (n_items,) uint8
+        self.share: NoiseShare | None = None  # by the histograms
+        self._guided: int | None = None  # epochs of Phase II; None before it
         self.at_switch: np.ndarray | None = None  # packed bits of M then
         self._epoch_ended = False
         self.smoothed: np.ndarray | None = None
         if "smoothed_loss" in config.weight_inputs or config.audit_only:
             self.smoothed = self.losses.copy()
-        if config.audit_only:
-            self.suspicion = self.losses.copy()
         # score of each user's last ranked candidate, by place; NaN before the first ranking
         self.cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
         self.mixture: NoiseRate | None = None  # of the last epoch that asked for it
@@ -138,8 +172,7 @@ class MemorizationTracker:
 
         The smoothed loss is the one that :meth:`record` writes down of this visit. Unobserved
         samples (id -1) have no history: their smoothed loss is the loss itself, their suspicion
-        and memorization rate are 0. So is the suspicion of what was not seen in an epoch that has
-        ended since the averages began.
+        and memorization rate are 0, their belief is 1.
         """
         losses = losses.detach()
         known = ids >= 0
@@ -155,7 +188,10 @@ class MemorizationTracker:
                 past = _begun(self.smoothed, name)[places]
                 column[known] = smoothed(past, column[known], share)
             elif name == "suspicion":  # none without evidence
-                column[known] = np.nan_to_num(_begun(self.suspicion, name)[places])
+                column[known] = np.nan_to_num(self.suspicion[places])
+            elif name == "belief":
+                column[:] = 1.0
+                column[known] -= self.noise_probability(places)
             elif name == "memorization_rate":
                 column[known] = self.buffer.rates(places)
             else:
@@ -213,10 +249,42 @@ class MemorizationTracker:
                 of = self.interactions.places(some).numpy()
                 sums += gap_sums(self.losses[some], of, memorized[some])
             gap = loss_gap(*ranks.sums(*sums.tolist()))
+        evidence = None
+        if self._gathers():
+            evidence = self._evidence(score, users)
         if ranks.replicated:
             cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
-            ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut, ranked.percentile)
-        return EpochFindings(ranked, noise_rate, generator, gap)
+            ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut)
+        return EpochFindings(ranked, noise_rate, generator, gap, evidence)
+
+    def _gathers(self) -> bool:
+        """Whether the epoch that ends adds evidence: from shortly before Phase II may begin."""
+        if self.interactions.n_items > MOST_ITEMS:
+            return False
+        if self._guided is not None:
+            return self._guided < GATHERED
+        soon = self.buffer.epochs + 1 >= self.config.history_length // 2 + 1 - SOON
+        return soon or self.config.audit_only
+
+    def _evidence(self, score: ScorePairs, users: tuple[int, int]) -> Evidence:
+        ranks = self._ranks
+        counts = item_counts(self.interactions, users, ranks)
+        fifths = popularity_fifths(counts.numpy())
+        with ranks.together():
+            strange = strangeness(
+                self.interactions, score, counts,
+                # no stream of its own to keep: what is drawn follows from the seed and the epoch
+                generator=torch.Generator().manual_seed(
+                    self.config.seed * EPOCHS_OF_A_SEED + self.buffer.epochs
+                ),
+                chunk=self.config.ranking_chunk, among=users, ranks=ranks,
+            )  # fmt: skip
+        if ranks.replicated:
+            strange = ranks.known(strange)
+        counted = histograms(strange, fifths[self.interactions.items.numpy()])
+        if not ranks.replicated:
+            counted = ranks.sums_of(torch.from_numpy(counted)).numpy()
+        return Evidence(strange, fifths, counted)
 
     def _share_losses(self) -> None:
         """Every rank learns of the losses that the others have seen in this epoch."""
@@ -234,12 +302,20 @@ class MemorizationTracker:
         after.cut = findings.ranked.cut
         after.mixture = findings.noise_rate or self.mixture
         after._generator = findings.generator
-        if self.suspicion is not None:
-            now, epochs = self._suspicion_of(findings.ranked), self._suspicion_epochs + 1
-            after.suspicion = mean_over_epochs(self.suspicion, now, epochs)
-            after._suspicion_epochs = epochs
+        if findings.evidence is not None:
+            after._take(findings.evidence)
+        if self._guided is not None:
+            after._guided = self._guided + 1
         after._epoch_ended = True
         return after
+
+    def _take(self, found: Evidence) -> None:
+        """Adds an epoch's evidence to the averages; what they were is not written to."""
+        past = 0.0 if self.share is None else PAST
+        self.histograms = past * self.histograms + (1 - past) * found.histograms
+        table, self.share = fitted(self.histograms)
+        now = looked_up(table, found.strange, found.fifths[self.interactions.items.numpy()])
+        self.suspicion, self.fifths = smoothed(self.suspicion, now, PAST), found.fifths
 
     def memorized(self) -> int:
         """|M_t|, over all ranks."""
@@ -254,15 +330,47 @@ class MemorizationTracker:
             return self.losses
         return np.where(np.isnan(self.losses), self.smoothed, self.losses)
 
-    def suspicion_now(self) -> np.ndarray:
-        """By the losses alone of the epoch under way or the last, (N,); NaN where none was seen."""
-        return suspicion(self.losses, self.interactions)
+    def noise_probability(self, ids: np.ndarray) -> np.ndarray:
+        """p(noise) of interactions, by their ids, float64 in [0, 1]; 0 where nothing is known.
 
-    def _suspicion_of(self, ranked: RankedEpoch) -> np.ndarray:
-        percentile = ranked.percentile  # of the users that this rank has ranked
-        if self._ranks.replicated:
-            percentile = self._ranks.known(percentile)
-        return suspicion(self.losses, self.interactions, percentile).astype(np.float32)
+        Suspicion times the confidence of the interaction's fifth of popularity.
+        """
+        if self.share is None:
+            return np.zeros(len(ids))
+        confidence = np.array(self.share.confidence)[self.fifths_of(ids)]
+        found: np.ndarray = np.nan_to_num(self.suspicion[ids]) * confidence
+        return found
+
+    def fifths_of(self, ids: np.ndarray) -> np.ndarray:
+        """The fifth of popularity of interactions, 0 to 4, (n,); 0 before evidence is gathered."""
+        if self.fifths is None:
+            return np.zeros(len(ids), dtype=np.uint8)
+        keys = self.interactions.keys[torch.from_numpy(ids)].numpy()
+        found: np.ndarray = self.fifths[keys % self.interactions.n_items]
+        return found
+
+    def noise_share(self) -> tuple[float, float] | None:
+        """The interval of :func:`share_interval` around the mean of the noise probabilities.
+
+        None before the first epoch's end.
+        """
+        return None if self.share is None else share_interval(self.mean_noise_probability())
+
+    def confidence(self) -> float:
+        """How much of what is strange is sure to be noise, in [0, 1]; 0 before the first end."""
+        if self.share is None or self.share.chance == 0:
+            return 0.0
+        return min(1.0, self.share.value / self.share.chance)
+
+    def mean_noise_probability(self) -> float:
+        """Over the interactions of all ranks."""
+        total, size = 0.0, float(len(self.interactions))
+        for first in range(0, len(self.interactions), 1 << 16):
+            ids = np.arange(first, min(first + (1 << 16), len(self.interactions)))
+            total += float(self.noise_probability(ids).sum())
+        if not self._ranks.replicated:
+            total, size = self._ranks.sums(total, size)
+        return total / size
 
     def _forget_last_epoch(self) -> None:
         if self._epoch_ended:  # each epoch's losses are those seen during it
@@ -278,8 +386,7 @@ class MemorizationTracker:
             self.at_switch = self.buffer.memorized()
         if self.smoothed is None:
             self.smoothed = self.losses.copy()
-        if self.suspicion is None:
-            self.suspicion, self._suspicion_epochs = self._suspicion_of(findings.ranked), 1
+        self._guided = 0
 
     def memorized_ids(self, *, steady: bool = False) -> np.ndarray:
         """M_t as sorted interaction ids, int64.
@@ -303,7 +410,10 @@ class MemorizationTracker:
             "losses": torch.from_numpy(self.losses.copy()),
             "epoch_ended": self._epoch_ended,
             "suspicion": _copied(self.suspicion),
-            "suspicion_epochs": self._suspicion_epochs,
+            "histograms": torch.from_numpy(self.histograms.copy()),
+            "fifths": _copied(self.fifths),
+            "guided": self._guided,
+            "share": None if self.share is None else asdict(self.share),
             "smoothed": _copied(self.smoothed),
             "at_switch": _copied(self.at_switch),
             "cut": self.cut.clone(),
@@ -318,9 +428,15 @@ class MemorizationTracker:
         losses = torch.from_numpy(self.losses)
         self.losses = same_shape(state["losses"], losses, "losses").numpy().copy()
         self._epoch_ended = bool(state["epoch_ended"])
-        if state["suspicion"] is not None:
-            self.suspicion = same_shape(state["suspicion"], losses, "suspicion").numpy().copy()
-        self._suspicion_epochs = int(state["suspicion_epochs"])
+        self.suspicion = same_shape(state["suspicion"], losses, "suspicion").numpy().copy()
+        counted = torch.from_numpy(self.histograms)
+        self.histograms = same_shape(state["histograms"], counted, "histograms").numpy().copy()
+        self.fifths = None
+        if state["fifths"] is not None:
+            fifths = torch.zeros(self.interactions.n_items, dtype=torch.uint8)
+            self.fifths = same_shape(state["fifths"], fifths, "fifths").numpy().copy()
+        self._guided = None if state["guided"] is None else int(state["guided"])
+        self.share = None if state["share"] is None else NoiseShare(**state["share"])
         if state["smoothed"] is not None:
             self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
         if state["at_switch"] is not None:

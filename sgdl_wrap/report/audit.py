@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from sgdl_wrap.errors import DenoiserError, OrderError
-from sgdl_wrap.memorization.noise_rate import noise_posterior, scaled_losses
 from sgdl_wrap.memorization.tracker import MemorizationTracker
 from sgdl_wrap.self_guided.phase import SelfGuidedPhase
 
@@ -45,12 +44,12 @@ class Audit(np.ndarray):
         rows: structured array, (N,), with the fields
 
             - user, item: the pair;
-            - suspicion: in [0, 1], how large the loss was among the user's and how many unobserved
-              items the model ranked before it
-              (:func:`~sgdl_wrap.memorization.suspicion.suspicion`): the mean over the epochs from
-              the one of the switch on, or from the first with `audit_only`; in Phase I without it,
-              by the losses alone of this epoch or the last. An epoch without the interaction leaves
-              the mean as it was; NaN where no loss was seen, and ranked last;
+            - suspicion: in [0, 1], how likely the pair is like those that nobody chose, by how
+              little its user is like the item's other users
+              (:func:`~sgdl_wrap.memorization.noise_share.chance_probabilities`): an average over
+              the epochs, of which the last counts 0.3, begun again at the switch. Some preferences
+              are as strange: it orders, and does not say how many are noise. NaN before the first
+              epoch's end;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I. Where g
               reads the loss and none was seen yet in the epoch under way, by smoothed_loss;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
@@ -58,8 +57,9 @@ class Audit(np.ndarray):
             - smoothed_loss: their exponential average over visits since the switch, or since the
               start with `audit_only`; NaN before;
             - memorization_rate: m^h_t(k) of Eq. 1;
-            - noise_posterior: p(noisy component | loss) of the last mixture (Eq. 4), the loss
-              smoothed where that is kept, scaled as for the mixture; NaN without one;
+            - noise_posterior: the probability that the pair is noise, as far as that is sure:
+              suspicion times the confidence of the pair's fifth of popularity. Its mean is the
+              middle of `denoiser.noise_share`. NaN before the first epoch's end;
             - memorized: whether it is in M, the data that guides; in Phase I, whether it would be;
             - memorized_at_switch: whether it was in M at the memorization point, from where M moves
               on unless `memorized_data` is "switch"; False in Phase I.
@@ -171,28 +171,22 @@ def audit(
         OrderError: nothing was watched yet.
     """
     suspicion = tracker.suspicion
-    if np.isnan(tracker.losses).all() and (suspicion is None or np.isnan(suspicion).all()):
+    if np.isnan(tracker.losses).all() and np.isnan(suspicion).all():
         raise OrderError(
             f"Expected report after some batches, got {came}"
         )
-    interactions, config = tracker.interactions, tracker.config
+    interactions = tracker.interactions
     ids = np.arange(len(interactions))
     rows = np.empty(len(ids), dtype=FIELDS)
     rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
-    rows["weight"] = _weights(tracker, self_guided, ids)
+    rows["weight"] = interaction_weights(tracker, self_guided, ids)
     rows["loss"] = tracker.losses
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
-    if suspicion is None:
-        suspicion = tracker.suspicion_now()
-    elif np.isnan(suspicion).any():
-        suspicion = np.where(np.isnan(suspicion), tracker.suspicion_now(), suspicion)
     rows["suspicion"] = suspicion
-    rows["noise_posterior"] = np.nan
-    if tracker.mixture is not None:
-        known = tracker.losses if tracker.smoothed is None else tracker.smoothed
-        scaled = scaled_losses(known, rows["user"], config.loss_normalization)
-        rows["noise_posterior"] = noise_posterior(scaled, tracker.mixture)
+    rows["noise_posterior"] = np.where(
+        np.isnan(suspicion), np.nan, tracker.noise_probability(ids)
+    )
     rows["memorized"] = False
     memorized = tracker.memorized_ids() if self_guided is None else self_guided.memorized
     rows["memorized"][memorized] = True
@@ -202,10 +196,13 @@ def audit(
     return Audit(rows[np.argsort(-suspicion, kind="stable")])  # NaN sorts last
 
 
-def _weights(
+def interaction_weights(
     tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray
 ) -> np.ndarray:
-    """g(·; ψ) of each interaction, (N,); NaN where g reads a loss and none was seen since t_m."""
+    """w of some interactions, (n,), before any normalisation; 1 in Phase I.
+
+    NaN where g reads a loss and none was seen since the memorization point.
+    """
     if self_guided is None:
         return np.ones(len(ids))
     if self_guided.learner is None:
@@ -214,8 +211,8 @@ def _weights(
     kind, latest = g.output.weight, tracker.latest_losses()
     for start in range(0, len(ids), CHUNK):
         some = slice(start, start + CHUNK)
-        losses = torch.from_numpy(latest[some])
-        features = tracker.features(ids[some], losses, self_guided.config.weight_inputs)
+        losses = torch.from_numpy(latest[ids[some]])
+        features = tracker.features(ids[some], losses, self_guided.config.features)
         with torch.no_grad():
             found[some] = g(features.to(kind)).double().cpu().numpy()
     return found

@@ -12,16 +12,22 @@ from sgdl_wrap.records import EpochRecord
 def epoch_line(record: EpochRecord) -> str:
     """An epoch in one line.
 
-    "epoch 21, self-guided: memorized .777 of .780 clean, σ̂ .220, mean weight 1.00, loss .3120,
-    0.52 s, 1.6x plain"; what is not known is left out.
+    "epoch 21, self-guided: memorized .777 of .780 clean, σ̂ .220, noise share .18, weights of the
+    suspicious tenth .41 of the rest's, of the rare fifth .95, effective .87, loss .3120, 0.52 s,
+    1.6x plain"; what is not known is left out.
     """
     clean = "" if record.clean_ratio is None else f" of {record.clean_ratio:.3f} clean"
     phase = _named(record.phase)
     parts = [f"epoch {record.epoch}, {phase}: memorized {record.memorized_ratio:.3f}{clean}"]
     if record.noise_rate is not None:
         parts.append(f"σ̂ {record.noise_rate:.3f}")
+    if record.noise_share is not None:
+        parts.append(f"noise share {record.noise_share:.2f}")
     if record.phase is Phase.SELF_GUIDED:
-        parts.append(f"mean weight {record.mean_weight:.2f}")
+        parts.append(
+            f"weights of the suspicious tenth {record.suspicious_weight:.2f} of the rest's, of the "
+            f"rare fifth {record.rare_weight:.2f}, effective {record.effective_share:.2f}"
+        )
     parts += [f"loss {record.loss:.4f}", f"{record.seconds:.2f} s"]
     if record.cost is not None:
         parts.append(f"{record.cost:.1f}x plain")

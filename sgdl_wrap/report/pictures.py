@@ -146,7 +146,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
     tracker = denoiser._epochs.tracker
     over, values = "loss", tracker.latest_losses()
-    if {"loss", "smoothed_loss"}.isdisjoint(names) and tracker.suspicion is not None:
+    if {"loss", "smoothed_loss"}.isdisjoint(names):
         over, values = "suspicion", tracker.suspicion
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [0.0, 0.995])
@@ -161,7 +161,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
     x = torch.linspace(float(low), float(high), 200).to(g.output.weight)
-    middle = 0.0 if tracker.suspicion is None else float(np.nanmedian(tracker.suspicion))
+    middle = float(np.nanmedian(tracker.suspicion))
     reads = "memorization_rate" in names
     curves = [(0.0, NOISY, "--"), (0.5, THIRD, "-."), (1.0, CLEAN, "-")]
     for rate, color, style in curves if reads else curves[-1:]:
@@ -171,7 +171,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
             "observed": torch.ones_like(x),
         }  # fmt: skip
         with torch.no_grad():
-            weights = g(torch.stack([columns[name] for name in names], dim=1))
+            weights = g.learned(torch.stack([columns[name] for name in names], dim=1))
         axes.plot(
             x.cpu().numpy(), weights.cpu().numpy(), color=color, linestyle=style,
             label=f"memorized in {rate:.0%} of epochs" if reads else f"g({over}; ψ)",

@@ -83,6 +83,7 @@ class SelfGuidedLearner:
         kind = {"generator": self.generator, "device": device, "dtype": dtype}
         self.weighting = WeightingFunction(
             len(config.weight_inputs), config.weight_hidden,
+            believes=config.evidence_weights,
             input_units=input_units(config.weight_inputs, loss_scale),
             **kind,  # type: ignore[arg-type]
         )
@@ -189,6 +190,7 @@ class SelfGuidedLearner:
         pull = objective_gradient(
             relative, mean, alignments, self._ranks,
             scale=scale, entropy=self._entropy, divides=self._divides,
+            belief=features[:, -1] if self.weighting.believes else None,
         )
         gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())

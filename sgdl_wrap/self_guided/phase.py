@@ -64,6 +64,7 @@ class SelfGuidedPhase:
             self.learner = SelfGuidedLearner(
                 memorized, config, device=device, dtype=dtype, ranks=ranks, loss_scale=loss_scale
             )
+        self._covered: list[Tensor] = []  # shares of samples, of the epoch's learning steps
         self._guidance: Guidance | None = None
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
@@ -73,17 +74,18 @@ class SelfGuidedPhase:
         after = copy.copy(self)
         after.memorized = memorized
         after._mask = _mask(memorized, len(self._mask))
+        after._covered = []
         if self.learner is not None:
             after.learner = self.learner.following(memorized)
         return after
 
     def moment(self) -> Callable[[], None]:
         """What takes back a step that is taken from now on."""
-        waiting = self._guidance, self._stored_guidance, self._steps
+        waiting = self._guidance, self._stored_guidance, self._steps, self._covered
         learned = self.learner.moment() if self.learner is not None and self.learns_next else None
 
         def put_back() -> None:
-            self._guidance, self._stored_guidance, self._steps = waiting
+            self._guidance, self._stored_guidance, self._steps, self._covered = waiting
             if learned is not None:
                 learned()
 
@@ -170,6 +172,7 @@ class SelfGuidedPhase:
                 assumed_lr=assumed_lr, lookups=lookups, where=where,
             )
             self._guidance = guidance
+            self._covered = [*self._covered, _share_touched(learned.alignments.rows)]
             if self.config.similarity == "alignment":
                 everywhere = learned.alignments
                 products = everywhere.own(standardized(everywhere.rows))
@@ -206,6 +209,11 @@ class SelfGuidedPhase:
         self._guidance, self._stored_guidance = guidance, None
         return guidance
 
+    def guidance_coverage(self) -> float | None:
+        """Mean share of samples with anything in common with the guidance, over the steps of the
+        epoch that learned; None if there was none."""
+        return float(torch.stack(self._covered).mean()) if self._covered else None
+
     def state_dict(self) -> dict[str, Any]:
         """M, ψ, φ, their optimizers, the waiting guidance, in tensors and plain values."""
         guidance = self._stored_guidance
@@ -222,6 +230,7 @@ class SelfGuidedPhase:
             "learner": None if self.learner is None else self.learner.state_dict(),
             "guidance": guidance,
             "steps": self._steps,
+            "covered": [float(share) for share in self._covered],
             "pointwise": self.pointwise,
         }
 
@@ -231,6 +240,13 @@ class SelfGuidedPhase:
             self.learner.load_state_dict(state["learner"])
         self._guidance, self._stored_guidance = None, state["guidance"]
         self._steps = state["steps"]
+        self._covered = [torch.tensor(share) for share in state["covered"]]
+
+
+def _share_touched(products: Tensor) -> Tensor:
+    """Share of products that are not 0 to rounding, ()."""
+    sizes = products.abs()
+    return (sizes > 1e-6 * sizes.max()).float().mean()
 
 
 def _mask(memorized: np.ndarray, n_interactions: int) -> np.ndarray:

@@ -9,15 +9,22 @@ from torch import Tensor, nn
 
 from sgdl_wrap.distributed.ranks import Gathered, Ranks
 
+LEAST_BELIEF = 1e-3  # its logarithm is finite
+
 
 class WeightingFunction(nn.Module):
-    """w = sigmoid(W2 relu(W1 (x / u) + b1) + b2), one hidden layer (Sec. 3.2.1; Meta-Weight-Net).
+    """w = g(x; ψ) = sigmoid(W2 relu(W1 (x / u) + b1) + b2), one hidden layer (Sec. 3.2.1), Eq. 5.
+
+    With a belief, w = b^(2 g(x; ψ)), b = 1 - p, p the probability of noise that is known without g
+    (deviation 23). W2 then begins with zeros, so that w = b at first: ψ learns how far weights
+    follow what is known, between not at all and twice. Where p is 0, w is 1 whatever g gives.
 
     Args:
         n_inputs: features a sample, 1 for the paper's loss alone.
         hidden: units of the hidden layer.
         generator: draws the initial weights.
         device, dtype: where and in what precision it computes.
+        believes: whether there is a last feature b, in [0, 1].
         input_units: u, the unit of each feature; None is 1 for all. Not learned, and no part of
             the state.
     """
@@ -30,6 +37,7 @@ class WeightingFunction(nn.Module):
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype,
+        believes: bool = False,
         input_units: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
@@ -40,9 +48,19 @@ class WeightingFunction(nn.Module):
         self.register_buffer("input_units", units, persistent=False)
         self.hidden = linear(n_inputs, hidden, generator, device, dtype)
         self.output = linear(hidden, 1, generator, device, dtype)
+        self.believes = believes
+        if believes:
+            nn.init.zeros_(self.output.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Weights in (0, 1), (B,), of features (B, n_inputs)."""
+        """Weights in [0, 1), (B,), of features (B, n_inputs), and 1 - p after them if it counts."""
+        if self.believes:
+            belief = features[:, -1].clamp_min(LEAST_BELIEF)
+            return belief ** (2 * self.learned(features[:, :-1]))
+        return self.learned(features)
+
+    def learned(self, features: Tensor) -> Tensor:
+        """g(x; ψ) alone, (B,) in (0, 1), of features (B, n_inputs)."""
         if self.input_units is not None:
             features = features / self.input_units
         hidden = torch.relu(self.hidden(features))
@@ -86,12 +104,13 @@ def objective_gradient(
     scale: float,
     entropy: float,
     divides: bool,
+    belief: Tensor | None = None,
 ) -> Tensor:
-    """d/dg of Σ_k scale (-w_k p_k + λ s m v_k log v_k), v = g / m, m = mean(g), (B,).
+    """d/dg of Σ_k scale (-w_k p_k + λ s m v_k log(v_k / b_k)), v = g / m, m = mean(g), (B,).
 
     The guidance loss changes by -(η1/B) Σ_k w_k p_k, to first order (Eq. 16). That alone is least
     where what aligns best has all the weight, however little it is ahead: a g that learns for long
-    becomes a threshold. With the second term it is least at v ∝ exp(E[p | x] / (λ s)), x what g
+    becomes a threshold. With the second term it is least at v ∝ b exp(E[p | x] / (λ s)), x what g
     reads (deviation 22). w is v where weights are divided by their mean (the m of the second term
     is then 1), else g.
 
@@ -102,6 +121,7 @@ def objective_gradient(
         scale: η1/B, of several ranks this one's, divided by their number.
         entropy: λ.
         divides: whether w = v.
+        belief: b = 1 - p of what is known without g, (B,): even is what follows it; None is 1.
     """
     products = alignments.own(alignments.rows)
     guided = (-scale * products).to(relative.dtype)
@@ -110,7 +130,10 @@ def objective_gradient(
     even = torch.zeros_like(guided)
     if entropy:
         spread = alignments.rows.double().std(unbiased=False).to(relative.dtype)
-        even = scale * entropy * spread * negative_entropy_gradient(relative)
+        slope = negative_entropy_gradient(relative)
+        if belief is not None:
+            slope = slope - belief.clamp_min(torch.finfo(belief.dtype).tiny).log()
+        even = scale * entropy * spread * slope
     if divides:
         return before_division(guided + even, relative, mean, ranks)
     return guided + mean * before_division(even, relative, mean, ranks)

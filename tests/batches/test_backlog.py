@@ -293,6 +293,8 @@ def test_the_smoothed_loss_that_weights_read_is_the_one_written_down(
                 continue
             written = denoiser.state_dict()["tracker"]["smoothed"]
             for ids, column in read:  # for ψ's step and for the weights
+                if len(ids) != len(batch[0]):  # what an epoch's end says of the weights
+                    continue
                 assert torch.equal(written[torch.from_numpy(ids)], column[:, 0])
             read.clear()
     assert denoiser.phase is Phase.SELF_GUIDED

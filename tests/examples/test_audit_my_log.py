@@ -20,7 +20,7 @@ def test_a_log_is_audited_from_the_command_line(
     out = tmp_path / "audit.csv"
     main(["--epochs", "3", "--audit-only", "--top", "4", "--out", str(out)])
     printed = capsys.readouterr().out
-    assert "estimated noise rate 0." in printed
+    assert "noise share (low, high) (0." in printed
     assert "| suspicion | 0." in printed
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

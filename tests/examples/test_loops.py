@@ -29,7 +29,7 @@ def test_a_model_is_denoised_and_evaluated(
     assert printed.count("validation NDCG@20 0.") == epochs
     assert f"epoch {epochs}: self_guided" in printed
     assert re.search(r"^test: recall@5 0\.\d+", printed, flags=re.MULTILINE)
-    switch = re.search(r"^switch after epoch (\d+), estimated noise rate 0\.", printed, re.M)
+    switch = re.search(r"^switch after epoch (\d+), noise share \(low, high\) \(0\.", printed, re.M)
     assert switch is not None
     assert 4 <= int(switch.group(1)) < epochs  # no sooner than half a history
 

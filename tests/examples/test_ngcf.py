@@ -151,7 +151,7 @@ def test_ngcf_l2_takes_the_rows_of_the_batch_and_all_weights() -> None:
 def test_denoiser_trains_it_in_both_phases() -> None:
     ngcf = model(message_dropout=0.1, node_dropout=0.1)
     optimizer = torch.optim.Adam(ngcf.parameters(), lr=0.02)
-    config = DenoiserConfig(history_length=2, noise_rate=0.5)
+    config = DenoiserConfig(history_length=2, noise_rate=0.5, evidence_weights=False)
     users, positives = torch.stack(graph()).unique(dim=1)
     generator = torch.Generator().manual_seed(1)
     batch = (users, positives, torch.randint(N_ITEMS, users.shape, generator=generator))

@@ -156,7 +156,7 @@ def test_phase_two_is_the_librarys_own_loop(net: type[nn.Module], feature: str) 
     plain = ranker(net=net)
     fit(plain, **FEATURES[feature])
     apart, effect = distance(module, expected), distance(plain, expected)
-    assert effect > 0.01  # the weights do matter
+    assert effect > 0.001  # the weights do matter
     assert apart < effect * (0.3 if feature == "bf16-mixed" else 1e-3)
 
 

@@ -20,7 +20,6 @@ from sgdl_wrap.memorization.ranking import (
     RankedEpoch,
     checked_scores,
     ordinals,
-    percentile_ranks,
     rank_epoch,
     ranked_within,
     user_chunks,
@@ -112,16 +111,6 @@ def slow_cut(data: Data, candidates: dict[int, list[int]]) -> list[float]:
     return cut
 
 
-def slow_percentile(data: Data, candidates: dict[int, list[int]]) -> list[float]:
-    shares = []
-    for user, item in data.pairs:
-        own = data.observed(user)
-        others = [i for i in candidates[user] if i not in own]
-        before = sum(data.scores[user, i] >= data.scores[user, item] for i in others)  # ties, too
-        shares.append(before / max(len(others), 1))
-    return shares
-
-
 # ------------------------------------------------------------------ ranks
 
 
@@ -147,33 +136,6 @@ def test_ties_are_broken_against_the_observed():
     users = torch.zeros(4, dtype=torch.int64)
     observed = torch.tensor([True, False, True, False])
     assert ranked_within(users, torch.zeros(4), observed).tolist() == [2, 0, 3, 1]
-
-
-@settings(deadline=None)
-@given(
-    rows=st.lists(
-        st.tuples(st.sampled_from([3, 4, 7]), st.integers(0, 5), st.booleans()),
-        min_size=1, max_size=40,
-    )
-)  # fmt: skip
-def test_percentile_ranks_are_what_counting_gives(rows):
-    users, scores, observed = (torch.tensor(list(column)) for column in zip(*rows, strict=True))
-    ranks = ranked_within(users, scores, observed)
-    expected = []
-    for (user, _, is_observed), rank in zip(rows, ranks.tolist(), strict=True):
-        if not is_observed:
-            continue
-        others = [r for (u, _, seen), r in zip(rows, ranks.tolist(), strict=True)
-                  if u == user and not seen]  # fmt: skip
-        expected.append(sum(r < rank for r in others) / max(len(others), 1))
-    found = percentile_ranks(users, ranks, observed)
-    assert found.tolist() == pytest.approx(expected)
-
-
-def test_the_docstrings_percentile_ranks():
-    observed = torch.tensor([True, False, True, False])
-    users = torch.zeros(4, dtype=torch.int64)
-    assert percentile_ranks(users, torch.arange(4), observed).tolist() == [0.0, 0.5]
 
 
 def test_scores_are_compared_in_their_own_precision():
@@ -272,7 +234,6 @@ def test_full_ranking_agrees_with_sorting_every_item(data, chunk):
     every = {user: list(range(data.n_items)) for user, _ in data.pairs}
     assert bits(found, data) == slow_memorized(data, every)
     np.testing.assert_array_equal(found.cut.numpy(), np.float32(slow_cut(data, every)))
-    np.testing.assert_allclose(found.percentile, slow_percentile(data, every), rtol=1e-6)
 
 
 @settings(deadline=None)
@@ -282,8 +243,6 @@ def test_sampled_ranking_agrees_with_sorting_the_candidates_drawn(data, chunk, s
     found = ranked(data, "sampled", scorer, chunk, seed)
     assert bits(found, data) == slow_memorized(data, scorer.candidates)
     np.testing.assert_array_equal(found.cut.numpy(), np.float32(slow_cut(data, scorer.candidates)))
-    expected = slow_percentile(data, scorer.candidates)
-    np.testing.assert_allclose(found.percentile, expected, rtol=1e-6)
 
 
 @settings(deadline=None)
@@ -401,7 +360,6 @@ def test_ids_of_users_change_nothing_but_the_ids_that_are_asked_for(candidates, 
     assert distant.calls == near.calls
     assert found.packed.tolist() == expected.packed.tolist()
     assert found.cut.tolist() == expected.cut.tolist()
-    assert found.percentile.tolist() == expected.percentile.tolist()
 
 
 @CANDIDATES
@@ -516,9 +474,7 @@ def test_minus_infinity_is_ranked_behind_every_finite_score(candidates, dtype):
     data = sparse(0.0)
     found = ranked(data, candidates, lambda users, items: scores[users, items])
     memorized = dict(zip(SPARSE, bits(found, data), strict=True))
-    percentile = dict(zip(SPARSE, found.percentile.tolist(), strict=True))
     assert (memorized[1, 0], memorized[1, 2]) == (True, False)
-    assert (percentile[1, 0], percentile[1, 2]) == (0.0, 1.0)
     assert found.cut[0] == -(2.0**15)
     assert found.cut[2] == -torch.inf  # of user 7, whose list holds all items
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.suspicion import suspicion
+from sgdl_wrap.memorization.noise_share import fitted, histograms, looked_up
 from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
 from sgdl_wrap.memorization.transition import TransitionDetector, Verdict
 
@@ -183,11 +183,16 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
         scorer = Scorer(run.scores[epoch - 1])
         findings = tracker.examine(scorer, with_noise_rate=True)
         memorized = commit(tracker, findings)
-        # user 0 has 25 observed items of 40
-        assert len(scorer.asked[0]) == (50 if ranking == "sampled" else 40)
+        # user 0 has 25 observed items of 40; what is asked after them is for the evidence
+        each = {u: sum(v == u for v, _ in run.pairs) for u in scorer.asked}
+        each = {u: 2 * n if n < N_ITEMS else n for u, n in each.items()}
+        if ranking == "full":
+            each = dict.fromkeys(each, N_ITEMS)
+        assert each[0] == (50 if ranking == "sampled" else 40)
+        asked = {u: items[: each[u]] for u, items in scorer.asked.items()}
 
         noise_rate = slow.noise_rate()
-        slow.end_epoch(run.scores[epoch - 1], scorer.asked)
+        slow.end_epoch(run.scores[epoch - 1], asked)
         assert findings.noise_rate.value == pytest.approx(noise_rate, abs=1e-6)
         assert tracker.memorized_ids().tolist() == slow.memorized()
         assert memorized == len(slow.memorized())
@@ -223,7 +228,7 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
 def small(**changes: Any) -> MemorizationTracker:
     return MemorizationTracker(
         interactions_of([(0, 1), (0, 2), (2, 0), (2, 1), (2, 5), (3, 3)]),
-        DenoiserConfig(history_length=4, **changes),
+        DenoiserConfig(**{"history_length": 4, **changes}),
     )
 
 
@@ -316,37 +321,76 @@ def test_smoothing_begins_with_the_last_losses_seen():
     assert again.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
 
 
-def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarray:
-    """Ends an epoch that showed losses of the first interactions; what it shows of them."""
+def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarray | None:
+    """Ends an epoch that showed losses of the first interactions; how strange they were in it."""
     tracker.record(ids(range(len(losses))), floats(losses))
-    findings = tracker.examine(lambda u, i: (i * 7) % 5 * 1.0, with_noise_rate=True)
+    findings = tracker.examine(
+        lambda u, i: torch.sin(u * 3.0 + i * i + tracker.buffer.epochs), with_noise_rate=True
+    )
     commit(tracker, findings)
     tracker.findings = findings  # type: ignore[attr-defined]
-    found = suspicion(tracker.losses, tracker.interactions, findings.ranked.percentile)
-    return found[: len(losses)]
+    return None if findings.evidence is None else findings.evidence.strange
 
 
-def test_suspicion_is_averaged_from_the_switch_on():
-    tracker = small(noise_rate=0.2)
-    assert tracker.suspicion is None  # Phase I keeps no more than it needs
-    watched_epoch(tracker, [1.0, 2.0, 5.0])
-    first = watched_epoch(tracker, [3.0, 2.0, 1.0])
-    assert tracker.suspicion is None
-    tracker.note_switch(tracker.findings)
-    expected = (first + watched_epoch(tracker, [0.0, 9.0, 2.0])) / 2
-    assert tracker.suspicion[:3] == pytest.approx(expected)
-    again = small(noise_rate=0.2)
+def suspicions(shown: list[np.ndarray], tracker: MemorizationTracker) -> np.ndarray:
+    """Averages of some epochs' strangeness, as the tracker is to have them."""
+    fifths = tracker.fifths[tracker.interactions.items.numpy()]
+    average, suspicion = np.zeros((5, 128)), None
+    for strange in shown:
+        counts = histograms(strange, fifths)
+        average = counts if suspicion is None else 0.7 * average + 0.3 * counts
+        now = looked_up(fitted(average)[0], strange, fifths)
+        suspicion = now if suspicion is None else 0.7 * suspicion + 0.3 * now
+    assert suspicion is not None
+    return suspicion
+
+
+def test_suspicion_averages_what_epochs_show_of_the_interactions():
+    tracker = small(noise_rate=0.2, history_length=2)
+    assert np.isnan(tracker.suspicion).all()
+    assert tracker.noise_share() is None
+    shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0], [3.0, 2.0], [0.0, 1.0])]
+    assert tracker.suspicion == pytest.approx(suspicions(shown, tracker), rel=1e-5)
+    again = small(noise_rate=0.2, history_length=2)
     again.load_state_dict(tracker.state_dict())
-    last = [watched_epoch(one, [4.0, 4.5, 0.0]) for one in (tracker, again)]
-    assert again.suspicion[:3] == pytest.approx((2 * expected + last[0]) / 3)
-    assert again.suspicion.tolist()[:3] == tracker.suspicion.tolist()[:3]
+    for one in (tracker, again):
+        watched_epoch(one, [4.0, 4.5, 0.0])
+    assert again.suspicion.tolist() == tracker.suspicion.tolist()
+    assert again.noise_share() == tracker.noise_share()
 
 
-def test_an_audit_averages_suspicion_from_the_first_epoch_on():
+def test_evidence_is_gathered_from_shortly_before_the_switch_to_ten_epochs_after():
+    tracker = small(noise_rate=0.2, history_length=12)  # no switch before epoch 7
+    before = [watched_epoch(tracker, [1.0, 2.0]) is not None for _ in range(7)]
+    assert before == [False] * 3 + [True] * 4
+    tracker.note_switch(tracker.findings)
+    after = [watched_epoch(tracker, [1.0, 2.0]) is not None for _ in range(12)]
+    assert after == [True] * 10 + [False] * 2
+    kept = tracker.suspicion.copy()
+    watched_epoch(tracker, [1.0, 2.0])
+    assert tracker.suspicion.tolist() == kept.tolist()
+
+
+def test_an_audit_gathers_evidence_in_every_epoch():
+    tracker = small(noise_rate=0.2, audit_only=True, history_length=40)
+    assert all(watched_epoch(tracker, [1.0, 2.0]) is not None for _ in range(3))
+
+
+def test_the_probability_of_noise_is_suspicion_as_far_as_it_is_sure():
     tracker = small(noise_rate=0.2, audit_only=True)
-    shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0, 5.0], [3.0, 2.0, 1.0])]
-    assert tracker.suspicion[:3] == pytest.approx((shown[0] + shown[1]) / 2)
-    assert (tracker.findings.ranked.percentile > 0).any()  # ranks have a part in it
+    assert tracker.noise_probability(ids([0, 5])).tolist() == [0.0, 0.0]
+    watched_epoch(tracker, [1.0, 2.0])
+    tracker.share = replace(tracker.share, confidence=(0.5, 0.25, 0.0, 1.0, 1.0))
+    tracker.fifths = np.arange(tracker.interactions.n_items, dtype=np.uint8) % 5
+    tracker.suspicion = floats([0.2, 0.4, 0.6, 0.8, np.nan, 1.0])
+    confidence = np.array([0.5, 0.25, 0.0, 1.0, 1.0])[tracker.interactions.items.numpy() % 5]
+    expected = np.nan_to_num(tracker.suspicion) * confidence
+    assert tracker.noise_probability(np.arange(6)) == pytest.approx(expected)
+    assert tracker.mean_noise_probability() == pytest.approx(expected.mean())
+    names = ("belief", "suspicion")
+    found = tracker.features(ids([1, -1]), torch.ones(2), names)
+    assert found[0].tolist() == pytest.approx([1 - expected[1], 0.4])
+    assert found[1].tolist() == [1.0, 0.0]
 
 
 # ------------------------------------------------------------------ features
@@ -417,11 +461,10 @@ def test_features_of_unobserved_samples_alone():
     assert found.tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("name", ["smoothed_loss", "suspicion"])
-def test_averages_are_not_read_before_they_begin(name):
+def test_averages_are_not_read_before_they_begin():
     tracker = small(noise_rate=0.2)
-    with pytest.raises(OrderError, match=f"Expected {name} to be averaged by now, got Phase I"):
-        tracker.features(ids([0]), torch.tensor([1.0]), (name,))
+    with pytest.raises(OrderError, match="Expected smoothed_loss to be averaged by now, got Phase"):
+        tracker.features(ids([0]), torch.tensor([1.0]), ("smoothed_loss",))
 
 
 # ------------------------------------------------------------------ examine

@@ -22,7 +22,8 @@ FIRST = EpochRecord(
 )  # fmt: skip
 LATER = EpochRecord(
     epoch=21, phase=Phase.SELF_GUIDED, memorized_ratio=0.8, clean_ratio=0.78, noise_rate=0.22,
-    loss=0.2, mean_weight=0.951, seconds=2.0, skipped=2,
+    loss=0.2, mean_weight=0.951, seconds=2.0, skipped=2, noise_share=0.12,
+    suspicious_weight=0.41, rare_weight=0.93, effective_share=0.87,
 )  # fmt: skip
 LINE = (
     "epoch 3, memorization: memorized 0.250 of 0.780 clean, σ̂ 0.220, loss 0.3120, 0.52 s, "
@@ -38,8 +39,9 @@ class Terminal(io.StringIO):
 def test_a_line_says_what_is_known_of_an_epoch() -> None:
     assert epoch_line(FIRST) == LINE
     assert epoch_line(LATER) == (
-        "epoch 21, self-guided: memorized 0.800 of 0.780 clean, σ̂ 0.220, mean weight 0.95, "
-        "loss 0.2000, 2.00 s, 2 batches left out"
+        "epoch 21, self-guided: memorized 0.800 of 0.780 clean, σ̂ 0.220, noise share 0.12, "
+        "weights of the suspicious tenth 0.41 of the rest's, of the rare fifth 0.93, effective "
+        "0.87, loss 0.2000, 2.00 s, 2 batches left out"
     )
 
 

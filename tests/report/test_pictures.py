@@ -142,7 +142,7 @@ def test_the_weighting_function_is_g(kind: str, over: str) -> None:
     (line,) = axes.get_lines()
     x = torch.from_numpy(line.get_xdata())[:, None]
     with torch.no_grad():
-        expected = guided.learner.weighting(x)
+        expected = guided.learner.weighting.learned(x)
     np.testing.assert_allclose(line.get_ydata(), expected.numpy(), rtol=1e-6)
     assert line.get_xdata()[0] == pytest.approx(np.nanmin(denoiser.report()[over]))
 

@@ -53,7 +53,9 @@ def test_g_divides_by_the_units_and_keeps_them_out_of_its_state():
     assert scaled.state_dict().keys() == plain.state_dict().keys()
 
 
-CONFIG = DenoiserConfig(history_length=4, noise_rate=0.8, guidance_interval=1)
+CONFIG = DenoiserConfig(
+    history_length=4, noise_rate=0.8, guidance_interval=1, evidence_weights=False
+)
 
 
 def trained(scale: float, config: DenoiserConfig = CONFIG) -> SelfGuidedDenoiser:

@@ -51,6 +51,41 @@ def test_weights_equal_one_hidden_layer_in_numpy(n_inputs: int) -> None:
     assert bool(((found > 0) & (found < 1)).all())
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.9])
+def test_what_is_believed_is_raised_to_twice_g(exponent: float) -> None:
+    module = WeightingFunction(
+        1, 4, generator=torch.Generator().manual_seed(0), device=torch.device("cpu"),
+        dtype=torch.float64, believes=True,
+    )
+    with torch.no_grad():
+        module.output.bias.fill_(np.log(exponent / (2 - exponent)))
+    belief = torch.tensor([1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
+    features = torch.stack([torch.linspace(0, 3, 4, dtype=torch.float64), belief], dim=1)
+    expected = [max(float(b), 1e-3) ** exponent for b in belief]
+    assert module(features).tolist() == pytest.approx(expected)
+    assert module.learned(features[:, :1]).tolist() == pytest.approx([exponent / 2] * 4)
+
+
+def test_at_first_g_is_even_and_believes_the_evidence() -> None:
+    module = WeightingFunction(
+        2, 8, generator=torch.Generator().manual_seed(0), device=torch.device("cpu"),
+        dtype=torch.float64, believes=True,
+    )
+    features = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert module(features).tolist() == pytest.approx(features[:, -1].tolist())
+
+
+def test_even_is_what_follows_the_belief() -> None:
+    belief = torch.tensor([1.0, 0.7, 0.2], dtype=torch.float64)
+    products = torch.zeros(3, dtype=torch.float64)
+    products[0] = 1e-12  # a spread that is not 0
+    left = objective_gradient(
+        belief / belief.mean(), torch.tensor(0.4, dtype=torch.float64),
+        Gathered(products, 0, 3), ALONE, scale=0.7, entropy=2.0, divides=True, belief=belief,
+    )  # fmt: skip
+    assert float(left.abs().max()) < 1e-11
+
+
 def test_it_has_the_papers_size() -> None:
     # Sec. 3.2.1: one hidden layer of 64 over the loss alone
     assert [tuple(p.shape) for p in build(1).parameters()] == [(64, 1), (64,), (1, 64), (1,)]
