@@ -1,121 +1,62 @@
-"""``python -m bench.cells --root FOLDER --results FILE``: runs the cells that are missing."""
+"""``python -m bench.cells --root FOLDER --results FILE``: makes the runs that are missing."""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
-from typing import Any
 
-from bench.cells.report import markdown
+from bench.cells import report
+from bench.cells.cell import METHODS, Cell, changes, variant_of
+from bench.cells.queue import THREADS, Plan, Queue
 from bench.cells.results import Results
-from bench.cells.run import METHODS, Run, execute
-from bench.cells.tuning import Point, tuned
+from bench.cells.tuning import MOST
 from bench.data import conditions, sources
-from bench.families import FAMILIES
 from examples.reproduction.provenance import current_provenance
+from sgdl_wrap import DenoiserConfig
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Does what the command line asks for; what is there is not run again."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what the command line asks for; what is there is not run again.
+
+    Returns:
+        The number of runs that failed.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        variant = variant_of(options.config)
+        DenoiserConfig(**changes(variant))
+    except ValueError as error:
+        parser.error(f"--config: {error}")
     results = Results(options.results)
+    failed = {}
     if not options.only_report:
-        _run_missing(options, results)
+        queue = Queue(
+            results,
+            Plan(
+                options.methods, options.seeds, variant, tuning=not options.no_tuning,
+                tune_as=options.tune_as, trials=options.trials,
+            ),
+            options.root,
+            current_provenance() | {"threads": str(THREADS)},  # of the start, as the workers
+        )  # fmt: skip
+        cells = product(options.data, options.families, options.conditions)
+        failed = queue.run(
+            [Cell(family, data, condition) for data, family, condition in cells],
+            options.processes,
+        )
     if options.report:
-        Path(options.report).write_text(markdown(results.all()), encoding="utf-8")
-
-
-def _run_missing(options: argparse.Namespace, results: Results) -> None:
-    provenance = current_provenance()
-    cells = list(product(options.data, options.families, options.conditions))
-    work = [_of_cell(options, results, *cell) for cell in cells]
-    # spawned: forked children of a process that has used torch may hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, context) as pool:
-        running: dict[Any, tuple[Run, Iterator[Run]]] = {}
-        waiting = iter(work)
-        while True:
-            while len(running) < options.processes:
-                cell = next(waiting, None)
-                if cell is None:
-                    break
-                _submit(pool, running, cell, options, results)
-            if not running:
-                return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                run, cell = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    results.put(run, future.result(), provenance)
-                    print(_line(run, future.result()), flush=True)
-                else:
-                    results.put(run, {"error": f"{type(error).__name__}: {error}"}, provenance)
-                    print(f"{run} failed: {type(error).__name__}: {error}", file=sys.stderr)
-                _submit(pool, running, cell, options, results)
-
-
-def _submit(
-    pool: ProcessPoolExecutor, running: dict[Any, Any], cell: Iterator[Run],
-    options: argparse.Namespace, results: Results,
-) -> None:
-    run = next(cell, None)
-    if run is not None:
-        running[pool.submit(execute, run, options.root)] = run, cell
-
-
-def _of_cell(
-    options: argparse.Namespace, results: Results, data: str, family: str, condition: str
-) -> Iterator[Run]:
-    """The missing runs of a cell, one after the other: tuning, and then every method and seed."""
-    settings = FAMILIES[family].settings
-    start = settings.learning_rate, settings.l2
-    point = start
-    if not options.no_tuning:
-        tuned_as = options.tune_as or condition
-        while True:  # the search is played again with what is known, until it asks for more
-            asked: list[Run] = []
-
-            def value(
-                point: Point, asked: list[Run] = asked, tuned_as: str = tuned_as
-            ) -> float:
-                run = Run(family, data, tuned_as, "plain", 0, *point)
-                found = results.get(run)
-                if found is None:
-                    asked.append(run)
-                    raise LookupError
-                return float(found.get("valid", -1.0))
-
-            try:
-                point = tuned(start, value, most=options.trials)
-                break
-            except LookupError:
-                yield asked[0]
-    for seed, method in product(options.seeds, options.methods):
-        variant = options.config if method == "sgdl" else ""
-        run = Run(family, data, condition, method, seed, *point, variant)
-        if method == "clean-only" and condition == "clean":
-            continue
-        if results.get(run) is None:
-            yield run
-
-
-def _line(run: Run, result: dict[str, Any]) -> str:
-    test = result["test"].get("ndcg@20") or 0.0
-    return (
-        f"{run.family} {run.data} {run.condition} {run.method}[{run.variant}] seed {run.seed} "
-        f"lr {run.learning_rate:g} l2 {run.l2:g}: valid {result['valid']:.4f} test {test:.4f} "
-        f"epoch {result['best_epoch']}/{result['n_epochs']}, {result['epoch_seconds']:.2f} s an "
-        f"epoch, switch {result.get('memorization_point')}, share {result.get('noise_share')}"
-    )
+        report.write(options.report, results.all())
+    if failed:
+        print(f"{len(failed)} runs failed; the same command tries them again", file=sys.stderr)
+    return len(failed)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from bench.families import FAMILIES
+
     parser = argparse.ArgumentParser(prog="python -m bench.cells", description=__doc__)
     parser.add_argument("--root", required=True, help="folder with ml100k, ml1m, ...")
     parser.add_argument("--results", required=True, help="file that runs are added to")
@@ -126,15 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--config", default="", help="denoiser's settings, as a=1,b=none")
+    parser.add_argument(
+        "--config", nargs="+", default=[], metavar="NAME=VALUE",
+        help="fields of DenoiserConfig, for sgdl; kept apart from the runs with the defaults",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=9, help="of the tuning, at most")
+    parser.add_argument("--trials", type=int, default=MOST, help="of the tuning, at most")
     parser.add_argument("--no-tuning", action="store_true", help="take the family's settings")
-    parser.add_argument("--tune-as", metavar="CONDITION", help="take another condition's settings")
-    parser.add_argument("--report", metavar="FILE", help="writes a Markdown table")
+    parser.add_argument(
+        "--tune-as", metavar="CONDITION", choices=list(conditions.NAMES),
+        help="take the settings tuned under this condition",
+    )  # fmt: skip
+    parser.add_argument("--report", metavar="NAME", help="writes NAME.md and NAME.json")
     parser.add_argument("--only-report", action="store_true", help="runs nothing")
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(min(main(), 1))
