@@ -39,8 +39,8 @@ def search(start: Point, *, most: int = MOST) -> Generator[Point, float, Tuned]:
         start: where it begins.
         most: points to try at most.
     """
-    values = {(0, 0): (yield start)}
     best: Level = (0, 0)
+    values = {best: (yield _point(start, best))}
     first: Level = _DIRECTIONS[0]
     while True:
         lowest = _lowest(start[1])
