@@ -20,11 +20,11 @@ BASE, BEST = "plain", "clean-only"
 HEAD = (
     "cell", "lr, l2", "method", "plain", "denoised", "change", "p below", "clean-only", "regained",
     "tail", "AUC weights / suspicion / within", "AUC rarity", "σ̂", "noise share", "true",
-    "switch", "cost",
+    "switch", "cost watched / unwatched",
 )  # fmt: skip
 MEDIANS_HEAD = (
     "condition", "method", "cells", "change, median (least)", "regained, median (least)",
-    "tail, median (least)", "cost, median",
+    "tail, median (least)", "cost, median watched / unwatched",
 )  # fmt: skip
 Results = Mapping[RunKey, dict[str, Any]]
 Row = dict[str, Any]
@@ -111,12 +111,19 @@ def _row(label: str, runs: Mapping[str, BySeed]) -> Row | None:
         "share": [float(value) for value in np.mean(shares, axis=0)] if shares else None,
         "true": _mean(one.get("true_share") for one in (ours or plain)),
         "switch": [one.get("memorization_point") for one in ours],
-        "cost": _mean(
-            one["guided_seconds"] / other["epoch_seconds"]
-            for one, other in zip(ours, plain, strict=False)  # none of ours: nothing
-            if one.get("guided_seconds") and other.get("epoch_seconds")
-        ),
+        "cost": _cost(ours, plain, "epoch_seconds"),
+        "cost_unwatched": _cost(ours, plain, "unwatched_seconds"),
     }
+
+
+def _cost(
+    ours: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]], name: str
+) -> float | None:
+    return _mean(
+        one["guided_seconds"] / other[name]
+        for one, other in zip(ours, plain, strict=False)  # there may be none of ours
+        if one.get("guided_seconds") and other.get(name)
+    )
 
 
 def p_below(values: Sequence[float], reference: Sequence[float]) -> float | None:
@@ -139,7 +146,7 @@ def medians(rows: Iterable[Row]) -> list[Row]:
     found = []
     for (condition, method), group in sorted(groups.items()):
         one: Row = {"condition": condition, "method": method, "cells": len(group)}
-        for name in ("change", "regained", "tail", "cost"):
+        for name in ("change", "regained", "tail", "cost", "cost_unwatched"):
             known = [row[name] for row in group if row[name] is not None]
             one[name] = float(np.median(known)) if known else None
             one[f"{name}_least"] = float(min(known)) if known else None
@@ -156,7 +163,7 @@ def markdown(rows: Sequence[Row]) -> str:
         fields = [
             one["condition"], one["method"], str(one["cells"]),
             *(_with_least(one, name) for name in ("change", "regained", "tail")),
-            _number(one["cost"], 1),
+            " / ".join(_number(one[name], 1) or "-" for name in ("cost", "cost_unwatched")),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(fields)} |")
     return "\n".join(lines) + "\n"
@@ -177,7 +184,7 @@ def _fields(row: Row) -> list[str]:
         " / ".join(_number(row[name], 2) or "-" for name in ("weights", "suspicion", "within")),
         _number(row["rarity"], 2), _number(row["noise_rate"], 2), share, _number(row["true"], 2),
         " ".join("never" if one is None else str(one) for one in row["switch"]),
-        _number(row["cost"], 1),
+        " / ".join(_number(row[name], 1) or "-" for name in ("cost", "cost_unwatched")),
     ]  # fmt: skip
 
 

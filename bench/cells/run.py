@@ -90,6 +90,7 @@ def train(run: RunKey, family: Family, noisy: InteractionData) -> dict[str, Any]
             later = Snapshot(denoiser, len(seconds))
         found |= {
             "memorization_point": point,
+            "unwatched_seconds": _unwatched(denoiser),
             "noise_rate": denoiser.noise_rate,
             "noise_share": getattr(denoiser, "noise_share", None),
             "guidance_coverage": getattr(denoiser.history[-1], "guidance_coverage", None),
@@ -97,6 +98,15 @@ def train(run: RunKey, family: Family, noisy: InteractionData) -> dict[str, Any]
             "looks_at_best": None if at_best is None else at_best.looks(noisy),
         }
     return found
+
+
+def _unwatched(denoiser: SelfGuidedDenoiser) -> float | None:
+    """Seconds of an epoch of Phase I without the denoiser's own work, as far as it knows."""
+    known = [
+        one.plain_seconds for one in denoiser.history
+        if one.phase is Phase.MEMORIZATION and one.plain_seconds is not None
+    ]  # fmt: skip
+    return median(known) if known else None
 
 
 def _denoiser(

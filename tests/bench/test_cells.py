@@ -237,7 +237,7 @@ def made_up() -> dict[RunKey, dict[str, Any]]:
         "rarity_auc": 0.4,
     }  # fmt: skip
     for seed, (plain, ours, clean) in enumerate([(0.2, 0.23, 0.3), (0.3, 0.31, 0.4)]):
-        found[CELL.run("plain", seed, POINT)] = row(plain, epoch_seconds=2.0)
+        found[CELL.run("plain", seed, POINT)] = row(plain, epoch_seconds=2.0, unwatched_seconds=0.5)
         found[CELL.run("sgdl", seed, POINT)] = row(
             ours, 0.12, guided_seconds=5.0, epoch_seconds=2.5, memorization_point=7 + seed,
             noise_rate=0.2, noise_share=[0.1 + 0.1 * seed, 0.3], true_share=0.25, looks=looks,
@@ -257,7 +257,7 @@ def test_the_report_compares_runs_of_the_same_seed_and_settings() -> None:
         ttest_rel([0.23, 0.31], [0.2, 0.3], alternative="less").pvalue
     )
     assert defaults["tail"] == pytest.approx(0.2)
-    assert defaults["cost"] == pytest.approx(2.5)
+    assert (defaults["cost"], defaults["cost_unwatched"]) == pytest.approx((2.5, 10.0))
     assert defaults["share"] == pytest.approx([0.15, 0.3])
     assert defaults["switch"] == [7, 8]
     assert [defaults[name] for name in ("weights", "suspicion", "within", "rarity")] == [
@@ -295,7 +295,7 @@ def test_medians_are_over_cells(tmp_path: Path) -> None:
     assert read["medians"][0]["change"] == pytest.approx(0.08)
     text = (tmp_path / "cells.md").read_text()
     assert "0.2500 ± 0.0707 (2) | 0.2700 ± 0.0566 (2) | +8.0%" in text
-    assert "0.15 to 0.30 | 0.25 | 7 8 | 2.5 |" in text
+    assert "0.15 to 0.30 | 0.25 | 7 8 | 2.5 / 10.0 |" in text
     widths = {line.count("|") for line in text.splitlines() if "bpr-mf" in line or "cell |" in line}
     assert len(widths) == 1
 
