@@ -42,6 +42,7 @@ from sgdl_wrap.without_trace import all_or_nothing
 logger = logging.getLogger("sgdl_wrap")
 
 LEAST_WINDOW = 10  # epochs; what a shorter history says jumps about
+SURE = 0.05  # confidence from which weights are to follow suspicion
 EVEN = 0.995  # effective sample size over the number of samples
 
 
@@ -342,10 +343,11 @@ class Epochs:
         guided = [r for r in self.history if r.phase is Phase.SELF_GUIDED]
         if len(guided) != GATHERED or self._ranks.rank != 0:
             return
-        last = guided[-1]
-        found = doubt(
-            WeightSummary(last.effective_share, last.suspicious_weight, last.rare_weight)
-        )
+        last, found = guided[-1], None
+        if (last.confidence or 0.0) > SURE:  # else suspicion is nothing that weights should follow
+            found = doubt(
+                WeightSummary(last.effective_share, last.suspicious_weight, last.rare_weight)
+            )
         if found is not None:
             warn(found)
         elif last.effective_share > EVEN:

@@ -186,8 +186,8 @@ def _strangers(
     ids = interactions.ids_at(torch.arange(first, first + len(profiles)))
     chosen = _lowest_hashes(ids, most, ranks, generator)
     length = sums.norm(dim=1)
-    with torch.autocast("cpu", enabled=False):  # the user's, where an epoch ends inside it
-        found = profiles[chosen] @ sums.T
+    # numpy's product: torch's would be of 16 bits where an epoch ends inside the user's autocast
+    found = torch.from_numpy(profiles[chosen].numpy() @ sums.numpy().T)
     found /= torch.where(length > 0, length, torch.inf)
     for row, place in enumerate((chosen + first).tolist()):
         has = slice(int(interactions.starts[place]), int(interactions.starts[place + 1]))
