@@ -275,7 +275,7 @@ class MemorizationTracker:
                 self.interactions, score, counts,
                 # no stream of its own to keep: what is drawn follows from the seed and the epoch
                 generator=torch.Generator().manual_seed(
-                    self.config.seed * EPOCHS_OF_A_SEED + self.buffer.epochs
+                    (self.config.seed * EPOCHS_OF_A_SEED + self.buffer.epochs) % 2**63
                 ),
                 chunk=self.config.ranking_chunk, among=users, ranks=ranks,
             )  # fmt: skip

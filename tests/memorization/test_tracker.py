@@ -376,6 +376,15 @@ def test_an_audit_gathers_evidence_in_every_epoch():
     assert all(watched_epoch(tracker, [1.0, 2.0]) is not None for _ in range(3))
 
 
+@pytest.mark.parametrize("seed", [0, 2**62, 2**63 - 1])
+def test_evidence_follows_from_any_seed(seed):
+    shown = []
+    for _ in range(2):
+        tracker = small(noise_rate=0.2, audit_only=True, seed=seed)
+        shown.append(watched_epoch(tracker, [1.0, 2.0]).tolist())
+    assert shown[0] == shown[1]
+
+
 def test_the_probability_of_noise_is_suspicion_as_far_as_it_is_sure():
     tracker = small(noise_rate=0.2, audit_only=True)
     assert tracker.noise_probability(ids([0, 5])).tolist() == [0.0, 0.0]
