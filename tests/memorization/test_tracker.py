@@ -342,16 +342,21 @@ def suspicions(shown: list[np.ndarray], tracker: MemorizationTracker) -> np.ndar
         now = looked_up(fitted(average)[0], strange, fifths)
         suspicion = now if suspicion is None else 0.7 * suspicion + 0.3 * now
     assert suspicion is not None
+    assert tracker.histograms == pytest.approx(average)
     return suspicion
 
 
 def test_suspicion_averages_what_epochs_show_of_the_interactions():
-    tracker = small(noise_rate=0.2, history_length=2)
+    rng = np.random.default_rng(0)
+    pairs = sorted({(int(u), int(i)) for u, i in rng.integers((30, 12), size=(150, 2))})
+    config = DenoiserConfig(noise_rate=0.2, history_length=2)
+    tracker = MemorizationTracker(interactions_of(pairs), config)
     assert np.isnan(tracker.suspicion).all()
     assert tracker.noise_share() is None
     shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0], [3.0, 2.0], [0.0, 1.0])]
     assert tracker.suspicion == pytest.approx(suspicions(shown, tracker), rel=1e-5)
-    again = small(noise_rate=0.2, history_length=2)
+    assert any((shown[0] != strange).any() for strange in shown)
+    again = MemorizationTracker(interactions_of(pairs), config)
     again.load_state_dict(tracker.state_dict())
     for one in (tracker, again):
         watched_epoch(one, [4.0, 4.5, 0.0])

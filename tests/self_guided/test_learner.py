@@ -20,7 +20,9 @@ from sgdl_wrap.self_guided.guidance import Guidance
 from sgdl_wrap.self_guided.learner import MetaStep, SelfGuidedLearner
 from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.selection import gumbel_noise
+from sgdl_wrap.self_guided.weighting import objective_gradient
 from tests.models_zoo import (
+    SWITCHING,
     UNROLLED,
     ZOO,
     Case,
@@ -31,6 +33,9 @@ from tests.models_zoo import (
     settled,
     snapshot,
     stream_states,
+    tiny_data,
+    tiny_denoiser,
+    triple_epoch,
 )
 
 with warnings.catch_warnings():
@@ -562,3 +567,29 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         losses.mean().backward()
         assert model.user.weight.grad.is_sparse is sparse
     assert relative_gap(gradients[1], gradients[0]) <= 1e-12
+
+
+def test_weights_are_kept_near_what_the_evidence_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What "even" means to the entropy term is the belief that the weights start from."""
+    beliefs = []
+
+    def listening(*arguments: Any, **named: Any) -> torch.Tensor:
+        beliefs.append(named["belief"])
+        return objective_gradient(*arguments, **named)
+
+    monkeypatch.setattr("sgdl_wrap.self_guided.learner.objective_gradient", listening)
+    for believes in (True, False):
+        beliefs.clear()
+        data = tiny_data()
+        denoiser = tiny_denoiser(
+            data, "lightgcn", config=SWITCHING.but(evidence_weights=believes, guidance_interval=1)
+        )
+        for epoch in range(3):
+            for batch in triple_epoch(data, epoch):
+                denoiser.before_step(batch)
+                denoiser.step(batch)
+        assert beliefs
+        if believes:
+            assert all(((b >= 0) & (b <= 1)).all() for b in beliefs)
+        else:
+            assert beliefs == [None] * len(beliefs)
