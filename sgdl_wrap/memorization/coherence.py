@@ -78,9 +78,11 @@ def strangeness(
     for ids, users, items in _pieces(interactions, first, last):
         own = profiles[users]
         along = (own * sums[items]).sum(dim=1)
-        length = own.square().sum(dim=1)  # 1, or 0 where all scores are equal
-        others = (squares[items] - 2 * along + length).clamp_min(1e-12).sqrt()
-        cosine = (along - length) / others
+        length = own.square().sum(dim=1)  # 1, or 0 of a user who is like the mean user
+        others = squares[items] - 2 * along + length
+        clear = others > 1e-6 * (1 + squares[items])  # else what is left is rounding
+        cosine = (along - length) / torch.where(clear, others, torch.inf).sqrt()
+        cosine = cosine.clamp(-1, 1)  # HELD is for those who have the item
         below = torch.searchsorted(strangers, _in_order(cosine, items), right=True)
         below -= items * (len(strangers) // interactions.n_items)
         share = 1 - below.float() / met[items].clamp_min(1)
@@ -137,14 +139,15 @@ def _profiles(
     """p of the users with places in [first, last), (last - first, P) float32."""
     found = torch.empty(last - first, len(probes), dtype=torch.float32)
     step = max(1, chunk // len(probes))
-    for start in range(first, last, step):
-        places = torch.arange(start, min(start + step, last))
-        users = interactions.ids_at(places).repeat_interleave(len(probes))
-        items = probes.repeat(len(places))
-        scores = checked_scores(score(users, items), users, items).float()
-        found[places - first] = _standardised(scores.view(len(places), len(probes)))
-        if on_profiled is not None:
-            on_profiled(int(places[-1]) + 1 - first)
+    with ranks.together():  # nothing inside asks other ranks: bad scores of one end all
+        for start in range(first, last, step):
+            places = torch.arange(start, min(start + step, last))
+            users = interactions.ids_at(places).repeat_interleave(len(probes))
+            items = probes.repeat(len(places))
+            scores = checked_scores(score(users, items), users, items).double()
+            found[places - first] = _standardised(scores.view(len(places), len(probes))).float()
+            if on_profiled is not None:
+                on_profiled(int(places[-1]) + 1 - first)
     total = found.sum(dim=0, dtype=torch.float64)
     (users_in_all,) = ranks.sums(len(found))
     total = ranks.sums_of(total)

@@ -270,15 +270,14 @@ class MemorizationTracker:
         ranks = self._ranks
         counts = item_counts(self.interactions, users, ranks)
         fifths = popularity_fifths(counts.numpy())
-        with ranks.together():
-            strange = strangeness(
-                self.interactions, score, counts,
-                # no stream of its own to keep: what is drawn follows from the seed and the epoch
-                generator=torch.Generator().manual_seed(
-                    (self.config.seed * EPOCHS_OF_A_SEED + self.buffer.epochs) % 2**63
-                ),
-                chunk=self.config.ranking_chunk, among=users, ranks=ranks,
-            )  # fmt: skip
+        strange = strangeness(
+            self.interactions, score, counts,
+            # no stream of its own to keep: what is drawn follows from the seed and the epoch
+            generator=torch.Generator().manual_seed(
+                (self.config.seed * EPOCHS_OF_A_SEED + self.buffer.epochs) % 2**63
+            ),
+            chunk=self.config.ranking_chunk, among=users, ranks=ranks,
+        )  # fmt: skip
         if ranks.replicated:
             strange = ranks.known(strange)
         counted = histograms(strange, fifths[self.interactions.items.numpy()])

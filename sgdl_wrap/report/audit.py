@@ -46,8 +46,8 @@ class Audit(np.ndarray):
             - user, item: the pair;
             - suspicion: in [0, 1], how likely the pair is like those that nobody chose, by how
               little its user is like the item's other users
-              (:func:`~sgdl_wrap.memorization.noise_share.chance_probabilities`): an average over
-              the epochs, of which the last counts 0.3, begun again at the switch. Some preferences
+              (:func:`~sgdl_wrap.memorization.noise_share.fitted`): an average over
+              the epochs that gather evidence, of which the last counts 0.3. Some preferences
               are as strange: it orders, and does not say how many are noise. NaN before the first
               epoch's end;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I. Where g

@@ -53,7 +53,7 @@ class WeightingFunction(nn.Module):
             nn.init.zeros_(self.output.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Weights in [0, 1), (B,), of features (B, n_inputs), and 1 - p after them if it counts."""
+        """Weights in [0, 1], (B,), of features (B, n_inputs), and 1 - p after them if it counts."""
         if self.believes:
             belief = features[:, -1].clamp_min(LEAST_BELIEF)
             return belief ** (2 * self.learned(features[:, :-1]))
@@ -132,7 +132,7 @@ def objective_gradient(
         spread = alignments.rows.double().std(unbiased=False).to(relative.dtype)
         slope = negative_entropy_gradient(relative)
         if belief is not None:
-            slope = slope - belief.clamp_min(torch.finfo(belief.dtype).tiny).log()
+            slope = slope - belief.clamp_min(LEAST_BELIEF).log()
         even = scale * entropy * spread * slope
     if divides:
         return before_division(guided + even, relative, mean, ranks)

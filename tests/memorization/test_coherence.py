@@ -150,3 +150,29 @@ def test_bad_scores_are_named() -> None:
     scores[0] = torch.nan
     with pytest.raises(ScoreError, match=r"Expected scores that are finite or -inf, got \d+ NaN"):
         found_of(interactions, scores)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_strangeness_stays_a_share_where_an_items_users_cancel_out(seed: int) -> None:
+    """Two opposite tastes, and items that nearly all have: the rest of their users adds up to 0."""
+    rng = np.random.default_rng(seed)
+    taste = torch.from_numpy(np.repeat([1.0, -1.0], 1000)).float()
+    quality = torch.from_numpy(rng.normal(size=40)).float()
+    held = [(u, i) for i in range(40) for u in rng.permutation(2000)[: 1997 if i % 2 else 20]]
+    users, items = np.array(held).T
+    interactions = Interactions(users, items, n_items=40)
+    found = strangeness(
+        interactions, lambda users, items: taste[users] * quality[items],
+        item_counts(interactions, (0, 2000), ALONE),
+        generator=torch.Generator().manual_seed(3), chunk=1 << 16,
+    )  # fmt: skip
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_huge_scores_of_one_user_take_nothing_from_the_others() -> None:
+    interactions, scores = made(7)
+    huge = scores.double()
+    huge[4] = torch.finfo(torch.float32).min
+    found = found_of(interactions, huge)
+    assert np.isfinite(found).all()
+    assert len(np.unique(found)) > 3
