@@ -170,10 +170,13 @@ class SelfGuidedDenoiser:
     def noise_share(self) -> tuple[float, float] | None:
         """Where the share of interactions that nobody chose lies: (low, high), each in [0, 1].
 
-        None before the first epoch's end. What is counted are interactions whose user is no more
-        like the item's other users than a stranger is, less what preferences alone show of that.
-        Noise that looks like preference is not seen: clicks on what a user's like would like, and
-        what the model has memorized (docs/noise_share.md).
+        None before evidence is gathered: from three epochs before the first possible switch on, with
+        `audit_only` from the first. On several ranks, ask on all of them.
+
+        What is counted are interactions whose user is no more like the item's other users than a
+        stranger is, less what preferences alone show of that. Noise that looks like preference is
+        not seen: clicks on what a user's like would like, and what the model has memorized
+        (docs/noise_share.md).
 
         Source: ours (deviation 23); σ̂ of the paper, which only decides the switch, is `noise_rate`.
         """

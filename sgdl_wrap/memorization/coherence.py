@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ def strangeness(
     chunk: int,
     among: tuple[int, int] | None = None,
     ranks: Ranks = ALONE,
-    on_profiled: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """d_k: the share of strangers who are more like the item's other users than the user is.
 
@@ -52,10 +51,9 @@ def strangeness(
         among: the places of the users looked at, [first, last); of the others' interactions d is
             NaN.
         ranks: each knows the profiles of its own users; T is summed over all.
-        on_profiled: called with the users profiled so far.
 
     Returns:
-        (N,) float32; 1/2 where the item has no other user, or all users: nothing is known.
+        (N,) float32; NaN where nothing is known: the item has no other user, or no stranger.
 
     Raises:
         ScoreError: scores of another shape, or NaN or +inf among them.
@@ -65,7 +63,7 @@ def strangeness(
     first, last = among if among is not None else (0, interactions.n_users)
     probes = _drawn_probes(counts, interactions.n_users, ranks, generator)
     profiles = _profiles(
-        interactions, score, probes, first, last, chunk=chunk, ranks=ranks, on_profiled=on_profiled
+        interactions, score, probes, first, last, chunk=chunk, ranks=ranks
     )
     sums = torch.zeros(interactions.n_items, len(probes), dtype=torch.float32)
     for _, users, items in _pieces(interactions, first, last):
@@ -86,7 +84,7 @@ def strangeness(
         below = torch.searchsorted(strangers, _in_order(cosine, items), right=True)
         below -= items * (len(strangers) // interactions.n_items)
         share = 1 - below.float() / met[items].clamp_min(1)
-        found[ids] = torch.where(alone[items], 0.5, share).numpy()
+        found[ids] = torch.where(alone[items], torch.nan, share).numpy()
     return found
 
 
@@ -134,7 +132,6 @@ def _profiles(
     *,
     chunk: int,
     ranks: Ranks,
-    on_profiled: Callable[[int], None] | None,
 ) -> Tensor:
     """p of the users with places in [first, last), (last - first, P) float32."""
     found = torch.empty(last - first, len(probes), dtype=torch.float32)
@@ -146,8 +143,6 @@ def _profiles(
             items = probes.repeat(len(places))
             scores = checked_scores(score(users, items), users, items).double()
             found[places - first] = _standardised(scores.view(len(places), len(probes))).float()
-            if on_profiled is not None:
-                on_profiled(int(places[-1]) + 1 - first)
     total = found.sum(dim=0, dtype=torch.float64)
     (users_in_all,) = ranks.sums(len(found))
     total = ranks.sums_of(total)

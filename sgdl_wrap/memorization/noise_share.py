@@ -95,6 +95,8 @@ def fitted_share(histogram: np.ndarray) -> tuple[float, float, float]:
         histogram: interactions in each bin of d, (BINS,).
     """
     total, z = histogram.sum(), _normal_scores()
+    if total == 0:  # nothing is known of any interaction
+        return 0.0, LEAST_MEAN, 1.0
     share, mean = 0.3, 1.0
     spread = 1.0
     for _ in range(STEPS):

@@ -37,7 +37,7 @@ Averages = tuple[np.ndarray, np.ndarray]  # interactions and their smoothed loss
 Visits = Sequence[tuple[np.ndarray, np.ndarray]]  # of each step: interactions, their losses
 EPOCHS_OF_A_SEED = 1 << 20
 PAST = 0.7  # share of the epochs before in the averages of strangeness and suspicion
-MOST_ITEMS = 1 << 24  # of a catalogue on which evidence is gathered: it takes 256 bytes an item
+MOST_ITEMS = 1 << 24  # with more no evidence is gathered: an item takes 768 bytes or more
 SOON = 3  # epochs before the first possible switch from which they are kept
 GATHERED = 10  # epochs of Phase II that add to them: later ones show what was memorized
 
@@ -105,7 +105,7 @@ class MemorizationTracker:
         self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
-        # how likely each interaction is like those nobody chose; NaN before the first epoch's end
+        # how likely each interaction is like those nobody chose; NaN where unknown
         self.suspicion = self.losses.copy()
         self.histograms = np.zeros((FIFTHS, BINS))  # of d, averaged as suspicion is
         self.fifths: np.ndarray | None = None  # of the items, (n_items,) uint8
@@ -314,7 +314,9 @@ class MemorizationTracker:
         self.histograms = past * self.histograms + (1 - past) * found.histograms
         table, self.share = fitted(self.histograms)
         now = looked_up(table, found.strange, found.fifths[self.interactions.items.numpy()])
-        self.suspicion, self.fifths = smoothed(self.suspicion, now, PAST), found.fifths
+        averaged = smoothed(self.suspicion, now, PAST)
+        self.suspicion = np.where(np.isnan(now), self.suspicion, averaged)  # nothing new is known
+        self.fifths = found.fifths
 
     def memorized(self) -> int:
         """|M_t|, over all ranks."""
@@ -351,7 +353,7 @@ class MemorizationTracker:
     def noise_share(self) -> tuple[float, float] | None:
         """The interval of :func:`share_interval` around the mean of the noise probabilities.
 
-        None before the first epoch's end.
+        None before evidence is gathered.
         """
         return None if self.share is None else share_interval(self.mean_noise_probability())
 

@@ -48,8 +48,8 @@ class Audit(np.ndarray):
               little its user is like the item's other users
               (:func:`~sgdl_wrap.memorization.noise_share.fitted`): an average over
               the epochs that gather evidence, of which the last counts 0.3. Some preferences
-              are as strange: it orders, and does not say how many are noise. NaN before the first
-              epoch's end;
+              are as strange: it orders, and does not say how many are noise. NaN before evidence is
+              gathered, and where nothing is known, as of an item with one user;
             - weight: what g(·; ψ) gives it now, before any normalisation; 1 in Phase I. Where g
               reads the loss and none was seen yet in the epoch under way, by smoothed_loss;
             - loss: the last one seen, of the epoch under way or else of the one before; NaN if
@@ -59,7 +59,8 @@ class Audit(np.ndarray):
             - memorization_rate: m^h_t(k) of Eq. 1;
             - noise_posterior: the probability that the pair is noise, as far as that is sure:
               suspicion times the confidence of the pair's fifth of popularity. Its mean is the
-              middle of `denoiser.noise_share`. NaN before the first epoch's end;
+              middle of `denoiser.noise_share`. NaN before evidence is gathered, 0 where nothing
+              is known;
             - memorized: whether it is in M, the data that guides; in Phase I, whether it would be;
             - memorized_at_switch: whether it was in M at the memorization point, from where M moves
               on unless `memorized_data` is "switch"; False in Phase I.
@@ -184,9 +185,7 @@ def audit(
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
     rows["suspicion"] = suspicion
-    rows["noise_posterior"] = np.where(
-        np.isnan(suspicion), np.nan, tracker.noise_probability(ids)
-    )
+    rows["noise_posterior"] = np.nan if tracker.share is None else tracker.noise_probability(ids)
     rows["memorized"] = False
     memorized = tracker.memorized_ids() if self_guided is None else self_guided.memorized
     rows["memorized"][memorized] = True

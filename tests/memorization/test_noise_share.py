@@ -99,6 +99,12 @@ def test_unknown_strangeness_is_not_counted_and_stays_unknown() -> None:
     assert np.isnan(found).tolist() == [False, True, False]
 
 
+def test_no_known_interaction_is_no_noise() -> None:
+    table, share = fitted(np.zeros((FIFTHS, BINS)))
+    assert np.isfinite(table).all()
+    assert (share.value, share.chance) == (0.0, 0.0)
+
+
 def test_ends_of_strangeness_have_bins() -> None:
     assert histograms(np.array([0.0, 1.0]), np.array([0, 0], dtype=np.uint8))[0, [0, -1]].sum() == 2
 
