@@ -170,8 +170,8 @@ class SelfGuidedDenoiser:
     def noise_share(self) -> tuple[float, float] | None:
         """Where the share of interactions that nobody chose lies: (low, high), each in [0, 1].
 
-        None before evidence is gathered: from three epochs before the first possible switch on, with
-        `audit_only` from the first. On several ranks, ask on all of them.
+        None before evidence is gathered: from three epochs before the first possible switch on,
+        with `audit_only` from the first. On several ranks, ask on all of them.
 
         What is counted are interactions whose user is no more like the item's other users than a
         stranger is, less what preferences alone show of that. Noise that looks like preference is
