@@ -172,11 +172,16 @@ def target_pairs(batch: Windows) -> tuple[Tensor, Tensor]:
     return batch.users[:, None].expand_as(batch.targets)[real], batch.targets[real] - 1
 
 
-_settings = Settings(0.001, 1e-6, 64, epochs=80, patience=15, history_length=10)
 _sequence = partial(
-    Family, batches=WindowBatches, penalty_fn=None, settings=_settings, score_fn=by_user,
-    pair_fn=target_pairs, sequential=True,
+    Family, batches=WindowBatches, penalty_fn=None, score_fn=by_user, pair_fn=target_pairs,
+    sequential=True,
 )
-SASREC_BCE = _sequence(name="sasrec-bce", build=SASRec, loss_fn=sampled_bce)
-SASREC_CE = _sequence(name="sasrec-ce", build=SASRec, loss_fn=full_cross_entropy)
-GRU4REC = _sequence(name="gru4rec", build=GRU4Rec, loss_fn=full_cross_entropy)
+_by_bce = Settings(0.001, 0.0, 32, epochs=100, patience=20, history_length=10)
+_by_cross_entropy = Settings(0.002, 0.0, 16, epochs=30, patience=8, history_length=4)
+SASREC_BCE = _sequence(name="sasrec-bce", build=SASRec, loss_fn=sampled_bce, settings=_by_bce)
+SASREC_CE = _sequence(
+    name="sasrec-ce", build=SASRec, loss_fn=full_cross_entropy, settings=_by_cross_entropy
+)
+GRU4REC = _sequence(
+    name="gru4rec", build=GRU4Rec, loss_fn=full_cross_entropy, settings=_by_cross_entropy
+)
