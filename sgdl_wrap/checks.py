@@ -26,6 +26,7 @@ from sgdl_wrap.errors import (
     UnsupportedModelError,
 )
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.evidence import MOST_ITEMS
 from sgdl_wrap.memorization.ranking import checked_scores
 from sgdl_wrap.notices import warn
 
@@ -186,16 +187,22 @@ def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     return any(p.default is p.empty and p.kind not in optional for p in parameters)
 
 
-def check_evidence(counts: Tensor, config: DenoiserConfig) -> None:
+def check_evidence(interactions: Interactions, config: DenoiserConfig) -> None:
     """Refuses data from which no noise rate can ever be estimated.
 
-    Args:
-        counts: interactions of each user.
+    Warns where no evidence on noise is gathered that weights are to follow.
 
     Raises:
         NoiseRateError: per-user scaling of losses where every user has a single interaction.
     """
-    if config.noise_rate is None and config.loss_normalization == "user" and counts.max() < 2:
+    if interactions.n_items > MOST_ITEMS and config.evidence_weights and not config.audit_only:
+        warn(
+            f"Expected at most {MOST_ITEMS} items to gather evidence on noise, got "
+            f"{interactions.n_items}: all weights stay at one. Set evidence_weights=False for "
+            "weights by the guidance alone, or hash rare items together."
+        )
+    by_user = config.noise_rate is None and config.loss_normalization == "user"
+    if by_user and interactions.counts.max() < 2:
         raise NoiseRateError(
             "Expected users with two or more interactions, got one each: per-user scaling maps "
             "every loss to 0. Set loss_normalization='global' in the config, or noise_rate."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ from sgdl_wrap.state import broken_state_refused, check_header, check_seal, head
 from sgdl_wrap.steps import Steps
 from sgdl_wrap.user_code import ScoreFn, UserCode
 from sgdl_wrap.without_trace import all_or_nothing, outside_inference_mode
+
+logger = logging.getLogger("sgdl_wrap")
 
 
 class SelfGuidedDenoiser:
@@ -141,7 +144,8 @@ class SelfGuidedDenoiser:
             config=self.config, epochs=self._epochs, reading=self._reading,
         )
         if enabled:
-            check_evidence(self.interactions.counts, self.config)
+            logger.info("No switch can come before epoch %d.", self._epochs.first_switch)
+            check_evidence(self.interactions, self.config)
             check_scores(
                 self._user_code.score, self.interactions, chunk=self.config.ranking_chunk
             )
@@ -171,7 +175,7 @@ class SelfGuidedDenoiser:
         """Where the share of interactions that nobody chose lies: (low, high), each in [0, 1].
 
         None before evidence is gathered: from three epochs before the first possible switch on,
-        with `audit_only` from the first. On several ranks, ask on all of them.
+        with `audit_only` from the first.
 
         What is counted are interactions whose user is no more like the item's other users than a
         stranger is, less what preferences alone show of that. Noise that looks like preference is
@@ -180,7 +184,7 @@ class SelfGuidedDenoiser:
 
         Source: ours (deviation 23); σ̂ of the paper, which only decides the switch, is `noise_rate`.
         """
-        return self._epochs.tracker.noise_share()
+        return self._epochs.noise_share
 
     @property
     def history(self) -> list[EpochRecord]:
@@ -207,6 +211,7 @@ class SelfGuidedDenoiser:
                 "Expected report of a denoiser that watches, got enabled=False. Build it with "
                 "enabled=True."
             )
+        self._epochs.say_if_even()
         tracker = self._epochs.tracker
         return audit(tracker, self._epochs.self_guided, self._epochs.running.what_came())
 
@@ -332,6 +337,7 @@ class SelfGuidedDenoiser:
         Raises:
             BatchError, InteractionsError, LossError: as `before_step`.
         """
+        self._epochs.say_if_even()
         return self._steps.weights_now(batch)
 
     @outside_inference_mode

@@ -17,9 +17,11 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.distributed.ranks import Ranks
 from sgdl_wrap.errors import NoiseRateError, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.interactions import Interactions
+from sgdl_wrap.memorization.buffer import majority
+from sgdl_wrap.memorization.evidence import GATHERED
 from sgdl_wrap.memorization.noise_share import share_interval
 from sgdl_wrap.memorization.sign import LossGap
-from sgdl_wrap.memorization.tracker import GATHERED, Averages, MemorizationTracker
+from sgdl_wrap.memorization.tracker import Averages, MemorizationTracker
 from sgdl_wrap.memorization.transition import (
     Phase,
     TransitionDetector,
@@ -110,6 +112,7 @@ class Epochs:
         self.self_guided: SelfGuidedPhase | None = None
         self.history: list[EpochRecord] = []
         self._explicit_from_the_first = self.explicit = explicit
+        self._said_even = config.audit_only or ranks.rank > 0  # nothing is to be said of weights
         self.running = self._new_epoch(first=True)
 
     @property
@@ -128,6 +131,28 @@ class Epochs:
     def noise_rate(self) -> float | None:
         """σ̂ of the last epoch of Phase I; None before the first estimate."""
         return self._noise_rate_of(self.tracker)
+
+    @property
+    def first_switch(self) -> int:
+        """The first epoch at whose end Phase II may begin (Eq. 1 and 3)."""
+        first, timeout = majority(self._config.history_length), self._config.switch_timeout
+        return first if timeout is None else min(first, timeout)
+
+    def say_if_even(self) -> None:
+        """Says once, as weights are asked for, that Phase I goes on and all of them are one."""
+        if self._said_even or self.phase is not Phase.MEMORIZATION:
+            return
+        self._said_even = True
+        logger.warning(
+            "Phase I goes on, so that all weights are 1. Phase II may begin after epoch %d at the "
+            "earliest; %d have ended.", self.first_switch, len(self.history),
+        )
+
+    @property
+    def noise_share(self) -> tuple[float, float] | None:
+        """The interval around the last epoch's share; None before any evidence."""
+        share = self.history[-1].noise_share if self.history else None
+        return None if share is None else share_interval(share)
 
     def _noise_rate_of(self, tracker: MemorizationTracker) -> float | None:
         if self._config.noise_rate is not None:
@@ -308,8 +333,8 @@ class Epochs:
             seconds=epoch.seconds(),
             skipped=epoch.skipped,
             plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
-            noise_share=tracker.mean_noise_probability(),
-            confidence=tracker.confidence(),
+            noise_share=tracker.evidence.mean_noise_probability(),
+            confidence=tracker.evidence.confidence(),
             effective_share=weights.effective,
             suspicious_weight=weights.suspicious,
             rare_weight=weights.rare,
@@ -363,7 +388,7 @@ class Epochs:
         ids = evenly(len(self._interactions))
         return summary(
             interaction_weights(tracker, self.self_guided, ids),
-            tracker.suspicion[ids], tracker.fifths_of(ids), ranks=self._ranks,
+            tracker.evidence.suspicion[ids], tracker.evidence.fifths_of(ids), ranks=self._ranks,
         )
 
     def _say(self, ended: Ended) -> None:

@@ -31,9 +31,10 @@ class EpochRecord:
         noise_rate: σ̂, frozen at the switch.
         loss: mean per-sample loss, unweighted.
         mean_weight: mean weight of the samples; 1 in Phase I.
-        noise_share: middle of `denoiser.noise_share` at its end, in [0, 1].
-        confidence: how much of what is strange is sure to be noise, in [0, 1]; 0 leaves all
-            weights where g reads nothing else at one.
+        noise_share: what `denoiser.noise_share` lies around at its end, in [0, 1]; None before
+            evidence is gathered.
+        confidence: how much of what is strange is sure to be noise, in [0, 1]; at 0 all weights
+            are one. None before evidence is gathered.
         effective_share: effective sample size of the interactions' weights over their number,
             in (0, 1]; 1 where they are equal, as in Phase I.
         suspicious_weight: mean weight of the most suspicious tenth over that of the rest.

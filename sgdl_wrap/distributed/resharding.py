@@ -23,7 +23,7 @@ from sgdl_wrap.interactions import Interactions, fingerprint
 from sgdl_wrap.state import broken_state_refused, check_seal, sealed
 
 _SUMS = ("observed", "samples", "negatives", "loss_sum", "weight_sum")
-_COLUMNS = ("losses", "smoothed", "suspicion")  # of the tracker, one entry an interaction
+_COLUMNS = ("losses", "smoothed")  # of the tracker, one entry an interaction
 
 
 def rank_header(ranks: Ranks, interactions: Interactions) -> dict[str, Any]:
@@ -208,6 +208,8 @@ def _joined_shards(states: Sequence[dict[str, Any]], merged: dict[str, Any]) -> 
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = torch.cat([one[name] for one in trackers])[order]
+    suspicion = torch.cat([one["evidence"]["suspicion"] for one in trackers])[order]
+    tracker["evidence"] = {**tracker["evidence"], "suspicion": suspicion}
     tracker["cut"] = torch.full((len(users),), torch.nan, dtype=torch.float32)
     for one, to in zip(trackers, seats, strict=True):  # no user is on two ranks
         tracker["cut"][to] = one["cut"]
@@ -258,6 +260,8 @@ def _part(state: dict[str, Any], interactions: Interactions) -> dict[str, Any]:
     for name in _COLUMNS:
         if tracker[name] is not None:
             tracker[name] = tracker[name][places]
+    evidence = tracker["evidence"]
+    tracker["evidence"] = {**evidence, "suspicion": evidence["suspicion"][places]}
     tracker["cut"] = tracker["cut"][seats]
     part = {**state, "interactions": interactions.fingerprint(), "tracker": tracker}
     if state["self_guided"] is None:

@@ -10,6 +10,11 @@ CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
 STEADY = 95  # per cent of the epochs lived in which steady interactions are memorized
 
 
+def majority(history_length: int) -> int:
+    """The fewest epochs that are more than half of a history; no switch comes before as many."""
+    return history_length // 2 + 1  # 1/2 exactly is no majority
+
+
 class MemorizationBuffer:
     """The last h epochs' memorization bits m_t(k): h/8 bytes an interaction.
 
@@ -45,7 +50,7 @@ class MemorizationBuffer:
 
     def memorized(self) -> np.ndarray:
         """Packed bits of m^h_t(k) > 0.5, the memorized interactions M_t."""
-        return self._counted_from(self.history_length // 2 + 1)  # 1/2 exactly is no majority
+        return self._counted_from(majority(self.history_length))
 
     def steady(self) -> np.ndarray:
         """Packed bits of those of M_t with Σ_j m_j(k) >= 0.95 min(h, t), j over the last h epochs.
@@ -53,7 +58,7 @@ class MemorizationBuffer:
         Of 20 epochs lived they may miss one, of fewer than that none (deviation 16).
         """
         lived = min(self.epochs, self.history_length)
-        return self._counted_from(max(-(-STEADY * lived // 100), self.history_length // 2 + 1))
+        return self._counted_from(max(-(-STEADY * lived // 100), majority(self.history_length)))
 
     def _counted_from(self, least: int) -> np.ndarray:
         pieces = []

@@ -13,12 +13,12 @@ from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.memorization.ranking import ScorePairs, checked_scores
 
 PROBES = 64, 256  # items whose scores make a user's profile: as many as a user has, within these
-STRANGERS = 128, 512  # users whom an item's own are compared with
+STRANGERS = 64, 256  # users whom an item's own are compared with
 COMPARED = 1 << 24  # interactions times strangers, where that leaves more than the least
-TABLE = 1 << 24  # items times strangers, at most
-HELD = 1.5  # in the place of a cosine, of a user who has the item
+TABLE = 1 << 26  # items times strangers, at most
+MASK = -1e8  # a score at most this is none: models mask items by -inf, -1e9 or the least float
 PROFILE_BYTES = 1 << 28  # of all profiles together, at most
-CHUNK = 1 << 14  # interactions looked at at once, so that they stay in the cache
+CHUNK = 1 << 12  # interactions looked at at once, so that they stay in the cache
 
 
 def strangeness(
@@ -34,14 +34,15 @@ def strangeness(
     """d_k: the share of strangers who are more like the item's other users than the user is.
 
     A user's profile p_u holds the model's scores of some probe items, standardised over the
-    probes, less the mean over users, of length 1. With T_i the sum of the profiles of item i's
-    users, user u and a stranger s, who is drawn among the users without the item, compare as ::
+    probes, less the mean over users, of length 1. Let T be the sum of the profiles of the item's
+    users without u. Of S strangers s, who are drawn among the users without the item ::
 
-        a_k = cos(p_u, T_i - p_u)        b_s = cos(p_s, T_i)        d_k = mean_s [b_s > a_k]
+        d_k = (#{s: p_s T > p_u T} + 1/2) / (S + 1)
 
-    For a pair that nobody chose, the user is a stranger, and d_k is uniform on [0, 1], whether the
-    item is popular or not and the user active or not. For a preference d_k is near 0. The pair's
-    own score is not looked at: it shows what was memorized, noise as well.
+    For a pair that nobody chose, the user is a stranger as well: all S + 1 ranks are as likely,
+    and d_k is uniform on (0, 1), whether the item is popular or not and the user active or not.
+    For a preference d_k is near 0. The pair's own score is not looked at: it shows what was
+    memorized, noise as well.
 
     Args:
         interactions: D.
@@ -53,7 +54,8 @@ def strangeness(
         ranks: each knows the profiles of its own users; T is summed over all.
 
     Returns:
-        (N,) float32; NaN where nothing is known: the item has no other user, or no stranger.
+        (N,) float32; NaN where nothing is known: the item has no other user, or no stranger. Of
+        few strangers d is near 1/2, which tells little.
 
     Raises:
         ScoreError: scores of another shape, or NaN or +inf among them.
@@ -69,22 +71,18 @@ def strangeness(
     for _, users, items in _pieces(interactions, first, last):
         sums.index_add_(0, items, profiles[users])
     sums = ranks.sums_of(sums)
-    strangers, met = _strangers(interactions, profiles, sums, first, ranks, generator)
-    squares = sums.square().sum(dim=1)
+    strangers, near = _strangers(interactions, profiles, sums, first, ranks, generator)
+    met = (near > -torch.inf).sum(dim=1)
+    alike = _products(profiles, strangers)
     found = np.full(len(interactions), np.nan, dtype=np.float32)
-    alone = (counts < 2) | (met == 0)
+    unknown = (counts < 2) | (met == 0)
     for ids, users, items in _pieces(interactions, first, last):
         own = profiles[users]
-        along = (own * sums[items]).sum(dim=1)
-        length = own.square().sum(dim=1)  # 1, or 0 of a user who is like the mean user
-        others = squares[items] - 2 * along + length
-        clear = others > 1e-6 * (1 + squares[items])  # else what is left is rounding
-        cosine = (along - length) / torch.where(clear, others, torch.inf).sqrt()
-        cosine = cosine.clamp(-1, 1)  # HELD is for those who have the item
-        below = torch.searchsorted(strangers, _in_order(cosine, items), right=True)
-        below -= items * (len(strangers) // interactions.n_items)
-        share = 1 - below.float() / met[items].clamp_min(1)
-        found[ids] = torch.where(alone[items], torch.nan, share).numpy()
+        itself = own.square().sum(dim=1)  # 1, or 0 of a user who is like the mean user
+        product = (own * sums[items]).sum(dim=1) - itself
+        ahead = (near[items] - alike[users] > product[:, None]).sum(dim=1)
+        share = (ahead + 0.5) / (met[items] + 1)
+        found[ids] = torch.where(unknown[items], torch.nan, share).numpy()
     return found
 
 
@@ -152,8 +150,8 @@ def _profiles(
 
 
 def _standardised(scores: Tensor) -> Tensor:
-    """Less their mean, over their standard deviation, along rows; -inf as the row's least."""
-    finite = scores > -torch.inf
+    """Less their mean, over their standard deviation, along rows; masked as the row's least."""
+    finite = scores > MASK
     if not bool(finite.all()):
         least = torch.where(finite, scores, torch.inf).amin(dim=1, keepdim=True)
         scores = torch.where(finite, scores, torch.nan_to_num(least, posinf=0.0))
@@ -170,29 +168,27 @@ def _strangers(
     ranks: Ranks,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """b of each item, in order, one item after the other; and how many strangers each has met.
+    """Profiles of some users, (S, P), and their products with T of each item, (n_items, S).
 
-    Those who have an item stand behind its strangers.
-
-    Returns:
-        (n_items * S,) float64, as of :func:`_in_order`, ascending; and (n_items,) int64.
+    T of all users of the item; -inf where the stranger is one of them.
     """
     n_items = interactions.n_items
     (size,) = ranks.sums(len(interactions)) if not ranks.replicated else (len(interactions),)
     most = min(max(int(COMPARED / size), STRANGERS[0]), STRANGERS[1])
-    most = min(max(TABLE // n_items, 16), most)
+    most = min(TABLE // n_items, most)
     ids = interactions.ids_at(torch.arange(first, first + len(profiles)))
     chosen = _lowest_hashes(ids, most, ranks, generator)
-    length = sums.norm(dim=1)
-    # numpy's product: torch's would be of 16 bits where an epoch ends inside the user's autocast
-    found = torch.from_numpy(profiles[chosen].numpy() @ sums.numpy().T)
-    found /= torch.where(length > 0, length, torch.inf)
+    near = _products(profiles[chosen], sums)
     for row, place in enumerate((chosen + first).tolist()):
         has = slice(int(interactions.starts[place]), int(interactions.starts[place + 1]))
-        found[row, interactions.keys[has] - place * n_items] = HELD
-    found = ranks.gather(found).rows.T.sort(dim=1).values
-    met = (found < HELD).sum(dim=1)
-    return _in_order(found, torch.arange(n_items)[:, None]).flatten(), met
+        near[row, interactions.keys[has] - place * n_items] = -torch.inf
+    return ranks.gather(profiles[chosen]).rows, ranks.gather(near).rows.T.contiguous()
+
+
+def _products(rows: Tensor, others: Tensor) -> Tensor:
+    """Of each row with each other one; numpy's, as torch's would be of 16 bits where an epoch ends
+    inside the user's autocast."""
+    return torch.from_numpy(rows.numpy() @ others.numpy().T)
 
 
 def _lowest_hashes(
@@ -218,8 +214,3 @@ def _hashed(ids: np.ndarray, salt: int) -> np.ndarray:
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     found: np.ndarray = ((x ^ (x >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
     return found
-
-
-def _in_order(cosines: Tensor, items: Tensor) -> Tensor:
-    """Numbers that are ordered by item first, then by cosine: all are looked up in one array."""
-    return cosines.clamp(-1, HELD).double() + 4 * items

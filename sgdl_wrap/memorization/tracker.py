@@ -16,45 +16,21 @@ from sgdl_wrap.distributed.layout import own_users
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.errors import OrderError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits
-from sgdl_wrap.memorization.coherence import item_counts, strangeness
-from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
-from sgdl_wrap.memorization.noise_share import (
-    BINS,
-    FIFTHS,
-    NoiseShare,
-    fitted,
-    histograms,
-    looked_up,
-    popularity_fifths,
-    share_interval,
+from sgdl_wrap.memorization.buffer import MemorizationBuffer, count_bits, majority
+from sgdl_wrap.memorization.evidence import (
+    GATHERED,
+    MOST_ITEMS,
+    SOON,
+    NoiseEvidence,
+    Strangeness,
 )
+from sgdl_wrap.memorization.noise_rate import NoiseRate, estimate_noise_rate
 from sgdl_wrap.memorization.ranking import RankedEpoch, ScorePairs, rank_epoch
 from sgdl_wrap.memorization.sign import LossGap, compared_users, gap_sums, loss_gap
 from sgdl_wrap.state import same_shape
 
 Averages = tuple[np.ndarray, np.ndarray]  # interactions and their smoothed losses
 Visits = Sequence[tuple[np.ndarray, np.ndarray]]  # of each step: interactions, their losses
-EPOCHS_OF_A_SEED = 1 << 20
-PAST = 0.7  # share of the epochs before in the averages of strangeness and suspicion
-MOST_ITEMS = 1 << 24  # with more no evidence is gathered: an item takes 768 bytes or more
-SOON = 3  # epochs before the first possible switch from which they are kept
-GATHERED = 10  # epochs of Phase II that add to them: later ones show what was memorized
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """How strange the interactions are.
-
-    Attributes:
-        strange: d of :func:`~sgdl_wrap.memorization.coherence.strangeness`, (N,).
-        fifths: of popularity, of the items, (n_items,).
-        histograms: of d, over all ranks, (5, BINS).
-    """
-
-    strange: np.ndarray
-    fifths: np.ndarray
-    histograms: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,14 +42,14 @@ class EpochFindings:
         noise_rate: the mixture's estimate; None where the rate is known or no longer asked for.
         generator: draws the next epoch's candidates.
         gap: how the losses of this epoch's memorized pairs lie to the others'; None in Phase II.
-        evidence: on noise; None where no more is gathered.
+        strangeness: evidence on noise; None where no more is gathered.
     """
 
     ranked: RankedEpoch
     noise_rate: NoiseRate | None
     generator: torch.Generator
     gap: LossGap | None
-    evidence: Evidence | None
+    strangeness: Strangeness | None
 
 
 def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
@@ -83,7 +59,7 @@ def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
 
 
 class MemorizationTracker:
-    """Losses, memorization and suspicion of every interaction, h/8 + 8 bytes each.
+    """Losses, memorization and evidence on every interaction, h/8 + 8 bytes each.
 
     Smoothed losses, 4 bytes more, begin with Phase II, or at once with `audit_only`: while Phase I
     decides, nothing reads them.
@@ -95,6 +71,9 @@ class MemorizationTracker:
         interactions: D.
         config: history length, ranking, noise-rate settings.
         ranks: those that watch together; what each finds of its users, all come to know.
+
+    Attributes:
+        evidence: what is known of noise.
     """
 
     def __init__(
@@ -105,11 +84,7 @@ class MemorizationTracker:
         self._ranks = ranks
         self.buffer = MemorizationBuffer(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
-        # how likely each interaction is like those nobody chose; NaN where unknown
-        self.suspicion = self.losses.copy()
-        self.histograms = np.zeros((FIFTHS, BINS))  # of d, averaged as suspicion is
-        self.fifths: np.ndarray | None = None  # of the items, (n_items,) uint8
-        self.share: NoiseShare | None = None  # by the histograms
+        self.evidence = NoiseEvidence(interactions, ranks)
         self._guided: int | None = None  # epochs of Phase II; None before it
         self.at_switch: np.ndarray | None = None  # packed bits of M then
         self._epoch_ended = False
@@ -188,10 +163,10 @@ class MemorizationTracker:
                 past = _begun(self.smoothed, name)[places]
                 column[known] = smoothed(past, column[known], share)
             elif name == "suspicion":  # none without evidence
-                column[known] = np.nan_to_num(self.suspicion[places])
+                column[known] = np.nan_to_num(self.evidence.suspicion[places])
             elif name == "belief":
                 column[:] = 1.0
-                column[known] -= self.noise_probability(places)
+                column[known] -= self.evidence.noise_probability(places)
             elif name == "memorization_rate":
                 column[known] = self.buffer.rates(places)
             else:
@@ -249,13 +224,13 @@ class MemorizationTracker:
                 of = self.interactions.places(some).numpy()
                 sums += gap_sums(self.losses[some], of, memorized[some])
             gap = loss_gap(*ranks.sums(*sums.tolist()))
-        evidence = None
+        strangeness = None
         if self._gathers():
-            evidence = self._evidence(score, users)
+            strangeness = self.evidence.gathered(score, users, self.config, self.buffer.epochs)
         if ranks.replicated:
             cut = torch.from_numpy(ranks.known(ranked.cut.numpy()))
             ranked = RankedEpoch(ranks.joined_bits(ranked.packed), cut)
-        return EpochFindings(ranked, noise_rate, generator, gap, evidence)
+        return EpochFindings(ranked, noise_rate, generator, gap, strangeness)
 
     def _gathers(self) -> bool:
         """Whether the epoch that ends adds evidence: from shortly before Phase II may begin."""
@@ -263,27 +238,8 @@ class MemorizationTracker:
             return False
         if self._guided is not None:
             return self._guided < GATHERED
-        soon = self.buffer.epochs + 1 >= self.config.history_length // 2 + 1 - SOON
+        soon = self.buffer.epochs + 1 >= majority(self.config.history_length) - SOON
         return soon or self.config.audit_only
-
-    def _evidence(self, score: ScorePairs, users: tuple[int, int]) -> Evidence:
-        ranks = self._ranks
-        counts = item_counts(self.interactions, users, ranks)
-        fifths = popularity_fifths(counts.numpy())
-        strange = strangeness(
-            self.interactions, score, counts,
-            # no stream of its own to keep: what is drawn follows from the seed and the epoch
-            generator=torch.Generator().manual_seed(
-                (self.config.seed * EPOCHS_OF_A_SEED + self.buffer.epochs) % 2**63
-            ),
-            chunk=self.config.ranking_chunk, among=users, ranks=ranks,
-        )  # fmt: skip
-        if ranks.replicated:
-            strange = ranks.known(strange)
-        counted = histograms(strange, fifths[self.interactions.items.numpy()])
-        if not ranks.replicated:
-            counted = ranks.sums_of(torch.from_numpy(counted)).numpy()
-        return Evidence(strange, fifths, counted)
 
     def _share_losses(self) -> None:
         """Every rank learns of the losses that the others have seen in this epoch."""
@@ -301,22 +257,12 @@ class MemorizationTracker:
         after.cut = findings.ranked.cut
         after.mixture = findings.noise_rate or self.mixture
         after._generator = findings.generator
-        if findings.evidence is not None:
-            after._take(findings.evidence)
+        if findings.strangeness is not None:
+            after.evidence = self.evidence.with_epoch(findings.strangeness)
         if self._guided is not None:
             after._guided = self._guided + 1
         after._epoch_ended = True
         return after
-
-    def _take(self, found: Evidence) -> None:
-        """Adds an epoch's evidence to the averages; what they were is not written to."""
-        past = 0.0 if self.share is None else PAST
-        self.histograms = past * self.histograms + (1 - past) * found.histograms
-        table, self.share = fitted(self.histograms)
-        now = looked_up(table, found.strange, found.fifths[self.interactions.items.numpy()])
-        averaged = smoothed(self.suspicion, now, PAST)
-        self.suspicion = np.where(np.isnan(now), self.suspicion, averaged)  # nothing new is known
-        self.fifths = found.fifths
 
     def memorized(self) -> int:
         """|M_t|, over all ranks."""
@@ -330,48 +276,6 @@ class MemorizationTracker:
         if self.smoothed is None:
             return self.losses
         return np.where(np.isnan(self.losses), self.smoothed, self.losses)
-
-    def noise_probability(self, ids: np.ndarray) -> np.ndarray:
-        """p(noise) of interactions, by their ids, float64 in [0, 1]; 0 where nothing is known.
-
-        Suspicion times the confidence of the interaction's fifth of popularity.
-        """
-        if self.share is None:
-            return np.zeros(len(ids))
-        confidence = np.array(self.share.confidence)[self.fifths_of(ids)]
-        found: np.ndarray = np.nan_to_num(self.suspicion[ids]) * confidence
-        return found
-
-    def fifths_of(self, ids: np.ndarray) -> np.ndarray:
-        """The fifth of popularity of interactions, 0 to 4, (n,); 0 before evidence is gathered."""
-        if self.fifths is None:
-            return np.zeros(len(ids), dtype=np.uint8)
-        keys = self.interactions.keys[torch.from_numpy(ids)].numpy()
-        found: np.ndarray = self.fifths[keys % self.interactions.n_items]
-        return found
-
-    def noise_share(self) -> tuple[float, float] | None:
-        """The interval of :func:`share_interval` around the mean of the noise probabilities.
-
-        None before evidence is gathered.
-        """
-        return None if self.share is None else share_interval(self.mean_noise_probability())
-
-    def confidence(self) -> float:
-        """How much of what is strange is sure to be noise, in [0, 1]; 0 before the first end."""
-        if self.share is None or self.share.chance == 0:
-            return 0.0
-        return min(1.0, self.share.value / self.share.chance)
-
-    def mean_noise_probability(self) -> float:
-        """Over the interactions of all ranks."""
-        total, size = 0.0, float(len(self.interactions))
-        for first in range(0, len(self.interactions), 1 << 16):
-            ids = np.arange(first, min(first + (1 << 16), len(self.interactions)))
-            total += float(self.noise_probability(ids).sum())
-        if not self._ranks.replicated:
-            total, size = self._ranks.sums(total, size)
-        return total / size
 
     def _forget_last_epoch(self) -> None:
         if self._epoch_ended:  # each epoch's losses are those seen during it
@@ -410,11 +314,8 @@ class MemorizationTracker:
             "epochs": epochs,
             "losses": torch.from_numpy(self.losses.copy()),
             "epoch_ended": self._epoch_ended,
-            "suspicion": _copied(self.suspicion),
-            "histograms": torch.from_numpy(self.histograms.copy()),
-            "fifths": _copied(self.fifths),
+            "evidence": self.evidence.state_dict(),
             "guided": self._guided,
-            "share": None if self.share is None else asdict(self.share),
             "smoothed": _copied(self.smoothed),
             "at_switch": _copied(self.at_switch),
             "cut": self.cut.clone(),
@@ -429,15 +330,9 @@ class MemorizationTracker:
         losses = torch.from_numpy(self.losses)
         self.losses = same_shape(state["losses"], losses, "losses").numpy().copy()
         self._epoch_ended = bool(state["epoch_ended"])
-        self.suspicion = same_shape(state["suspicion"], losses, "suspicion").numpy().copy()
-        counted = torch.from_numpy(self.histograms)
-        self.histograms = same_shape(state["histograms"], counted, "histograms").numpy().copy()
-        self.fifths = None
-        if state["fifths"] is not None:
-            fifths = torch.zeros(self.interactions.n_items, dtype=torch.uint8)
-            self.fifths = same_shape(state["fifths"], fifths, "fifths").numpy().copy()
+        self.evidence = NoiseEvidence(self.interactions, self._ranks)
+        self.evidence.load_state_dict(state["evidence"])
         self._guided = None if state["guided"] is None else int(state["guided"])
-        self.share = None if state["share"] is None else NoiseShare(**state["share"])
         if state["smoothed"] is not None:
             self.smoothed = same_shape(state["smoothed"], losses, "smoothed").numpy().copy()
         if state["at_switch"] is not None:

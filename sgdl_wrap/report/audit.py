@@ -171,7 +171,8 @@ def audit(
     Raises:
         OrderError: nothing was watched yet.
     """
-    suspicion = tracker.suspicion
+    evidence = tracker.evidence
+    suspicion = evidence.suspicion
     if np.isnan(tracker.losses).all() and np.isnan(suspicion).all():
         raise OrderError(
             f"Expected report after some batches, got {came}"
@@ -185,7 +186,7 @@ def audit(
     rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
     rows["memorization_rate"] = tracker.buffer.rates(ids)
     rows["suspicion"] = suspicion
-    rows["noise_posterior"] = np.nan if tracker.share is None else tracker.noise_probability(ids)
+    rows["noise_posterior"] = np.nan if evidence.share is None else evidence.noise_probability(ids)
     rows["memorized"] = False
     memorized = tracker.memorized_ids() if self_guided is None else self_guided.memorized
     rows["memorized"][memorized] = True

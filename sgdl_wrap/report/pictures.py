@@ -147,7 +147,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     tracker = denoiser._epochs.tracker
     over, values = "loss", tracker.latest_losses()
     if {"loss", "smoothed_loss"}.isdisjoint(names):
-        over, values = "suspicion", tracker.suspicion
+        over, values = "suspicion", tracker.evidence.suspicion
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [0.0, 0.995])
     behind = axes.twinx()
@@ -161,7 +161,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
     x = torch.linspace(float(low), float(high), 200).to(g.output.weight)
-    middle = float(np.nanmedian(tracker.suspicion))
+    middle = float(np.nanmedian(tracker.evidence.suspicion))
     reads = "memorization_rate" in names
     curves = [(0.0, NOISY, "--"), (0.5, THIRD, "-."), (1.0, CLEAN, "-")]
     for rate, color, style in curves if reads else curves[-1:]:

@@ -21,7 +21,8 @@ class WeightSummary:
     Attributes:
         effective: (Σ w)² / (n Σ w²) in (0, 1], the effective sample size over n; 1 where all
             weights are equal.
-        suspicious: mean weight of the most suspicious tenth over that of the rest.
+        suspicious: mean weight of the most suspicious tenth over that of the rest; of more than a
+            tenth where several are equally suspicious.
         rare: mean weight of the least popular fifth over that of the rest.
 
         A ratio is 1 where one of its parts is empty.
@@ -51,7 +52,11 @@ def summary(
     known = ~(np.isnan(weights) | np.isnan(suspicion))
     w, s, rare = weights[known], suspicion[known], fifths[known] == 0
     everywhere = ranks.gather(torch.from_numpy(s)).rows.numpy()
-    above = s > (np.quantile(everywhere, SUSPICIOUS) if len(everywhere) else 0.0)
+    above = np.zeros(len(s), dtype=bool)
+    if len(everywhere):
+        edge = np.quantile(everywhere, SUSPICIOUS)
+        # of equal ones at the edge all count, but where nearly all are equal the others do
+        above = s >= edge if edge > everywhere.min() else s > edge
     sums = [float(len(w)), float(w.sum()), float((w * w).sum())]
     for part in (above, rare):
         sums += [float(part.sum()), float(w[part].sum())]

@@ -79,7 +79,7 @@ def accumulated(rank: int, _: Path) -> Any:
 @case
 def asked_alone(rank: int, _: Path) -> Any:
     """Weights are divided by the mean over all ranks; rank 0 alone asks for some of its own."""
-    run = Run(2, rank)
+    run = Run(2, rank, config=CONFIG.but(evidence_weights=False))
     found = run.finish()
     batch = run.batches(0)[0]
     return {**found, "weights": run.denoiser.sample_weights(batch) if rank == 0 else None}

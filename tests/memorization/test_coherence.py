@@ -58,11 +58,9 @@ def reference(interactions: Interactions, scores: torch.Tensor, seed: int) -> np
         if not others or not free:
             found.append(np.nan)
             continue
-        rest, total = profiles[others].sum(axis=0), profiles[holders].sum(axis=0)
-        own = profiles[user] @ rest / np.linalg.norm(rest)
-        found.append(
-            np.mean([profiles[s] @ total / np.linalg.norm(total) > own for s in free])
-        )
+        rest = profiles[others].sum(axis=0)
+        ahead = sum(profiles[s] @ rest > profiles[user] @ rest for s in free)
+        found.append((ahead + 0.5) / (len(free) + 1))
     return np.array(found)
 
 
@@ -128,15 +126,32 @@ def test_scores_that_are_all_equal_make_no_one_strange() -> None:
     assert np.isfinite(found).all()
 
 
-def test_minus_infinity_counts_as_a_users_least_score() -> None:
+@pytest.mark.parametrize("mask", [-torch.inf, -1e9, torch.finfo(torch.float32).min])
+def test_a_masked_score_counts_as_the_users_least(mask: float) -> None:
     interactions, scores = made(4)
     never = scores.clone()
-    never[:, 3] = -torch.inf
+    never[:, 3] = mask
     least = scores.clone()
     least[:, 3] = torch.where(torch.arange(N_ITEMS) == 3, torch.inf, scores).amin(dim=1)
     np.testing.assert_allclose(
         found_of(interactions, never), found_of(interactions, least), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("n_strangers", [1, 3, 20])
+def test_chance_is_uniform_however_few_strangers_there_are(n_strangers: int) -> None:
+    """Two users have an item by chance: d is 1/2 in the mean, and never at an end."""
+    n_users, found = n_strangers + 2, []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.randn(n_users, 30, generator=generator)
+        held = torch.ones(n_users, 30, dtype=torch.bool)  # so that all items are probes
+        held[2:, 0] = False
+        interactions = Interactions(*held.nonzero().T)
+        found.append(found_of(interactions, scores, seed=seed)[0])
+    assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+    assert min(found) == pytest.approx(0.5 / (n_strangers + 1), abs=1e-6)
+    assert max(found) <= 1 - 0.5 / (n_strangers + 1) + 1e-6
 
 
 def test_users_of_other_ranks_are_left_out() -> None:

@@ -329,12 +329,12 @@ def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarr
     )
     commit(tracker, findings)
     tracker.findings = findings  # type: ignore[attr-defined]
-    return None if findings.evidence is None else findings.evidence.strange
+    return None if findings.strangeness is None else findings.strangeness.strange
 
 
 def suspicions(shown: list[np.ndarray], tracker: MemorizationTracker) -> np.ndarray:
     """Averages of some epochs' strangeness, as the tracker is to have them."""
-    fifths = tracker.fifths[tracker.interactions.items.numpy()]
+    fifths = tracker.evidence._fifths[tracker.interactions.items.numpy()]
     average, suspicion = np.zeros((5, 128)), None
     for strange in shown:
         counts = histograms(strange, fifths)
@@ -342,7 +342,7 @@ def suspicions(shown: list[np.ndarray], tracker: MemorizationTracker) -> np.ndar
         now = looked_up(fitted(average)[0], strange, fifths)
         suspicion = now if suspicion is None else 0.7 * suspicion + 0.3 * now
     assert suspicion is not None
-    assert tracker.histograms == pytest.approx(average)
+    assert tracker.evidence.histograms == pytest.approx(average)
     return suspicion
 
 
@@ -351,17 +351,18 @@ def test_suspicion_averages_what_epochs_show_of_the_interactions():
     pairs = sorted({(int(u), int(i)) for u, i in rng.integers((30, 12), size=(150, 2))})
     config = DenoiserConfig(noise_rate=0.2, history_length=2)
     tracker = MemorizationTracker(interactions_of(pairs), config)
-    assert np.isnan(tracker.suspicion).all()
-    assert tracker.noise_share() is None
+    assert np.isnan(tracker.evidence.suspicion).all()
+    assert tracker.evidence.mean_noise_probability() is None
     shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0], [3.0, 2.0], [0.0, 1.0])]
-    assert tracker.suspicion == pytest.approx(suspicions(shown, tracker), rel=1e-5, nan_ok=True)
+    expected = suspicions(shown, tracker)
+    assert tracker.evidence.suspicion == pytest.approx(expected, rel=1e-5, nan_ok=True)
     assert any((shown[0] != strange).any() for strange in shown)
     again = MemorizationTracker(interactions_of(pairs), config)
     again.load_state_dict(tracker.state_dict())
     for one in (tracker, again):
         watched_epoch(one, [4.0, 4.5, 0.0])
-    np.testing.assert_array_equal(again.suspicion, tracker.suspicion)
-    assert again.noise_share() == tracker.noise_share()
+    np.testing.assert_array_equal(again.evidence.suspicion, tracker.evidence.suspicion)
+    assert again.evidence.mean_noise_probability() == tracker.evidence.mean_noise_probability()
 
 
 def test_where_nothing_is_known_nothing_is_suspected():
@@ -369,12 +370,12 @@ def test_where_nothing_is_known_nothing_is_suspected():
     strange = watched_epoch(tracker, [1.0, 2.0])
     lone = np.isnan(strange)  # of items with one user
     assert lone.any()
-    assert np.isnan(tracker.suspicion[lone]).all()
-    assert (tracker.noise_probability(np.arange(6))[lone] == 0).all()
+    assert np.isnan(tracker.evidence.suspicion[lone]).all()
+    assert (tracker.evidence.noise_probability(np.arange(6))[lone] == 0).all()
     kept = floats([0.5] * 6)
-    tracker.suspicion = kept.copy()  # as of epochs that knew of them
+    tracker.evidence.suspicion = kept.copy()  # as of epochs that knew of them
     watched_epoch(tracker, [1.0, 2.0])
-    assert (tracker.suspicion[lone] == 0.5).all()
+    assert (tracker.evidence.suspicion[lone] == 0.5).all()
 
 
 def test_evidence_is_gathered_from_shortly_before_the_switch_to_ten_epochs_after():
@@ -384,9 +385,9 @@ def test_evidence_is_gathered_from_shortly_before_the_switch_to_ten_epochs_after
     tracker.note_switch(tracker.findings)
     after = [watched_epoch(tracker, [1.0, 2.0]) is not None for _ in range(12)]
     assert after == [True] * 10 + [False] * 2
-    kept = tracker.suspicion.copy()
+    kept = tracker.evidence.suspicion.copy()
     watched_epoch(tracker, [1.0, 2.0])
-    np.testing.assert_array_equal(tracker.suspicion, kept)
+    np.testing.assert_array_equal(tracker.evidence.suspicion, kept)
 
 
 def test_an_audit_gathers_evidence_in_every_epoch():
@@ -405,15 +406,15 @@ def test_evidence_follows_from_any_seed(seed):
 
 def test_the_probability_of_noise_is_suspicion_as_far_as_it_is_sure():
     tracker = small(noise_rate=0.2, audit_only=True)
-    assert tracker.noise_probability(ids([0, 5])).tolist() == [0.0, 0.0]
+    assert tracker.evidence.noise_probability(ids([0, 5])).tolist() == [0.0, 0.0]
     watched_epoch(tracker, [1.0, 2.0])
-    tracker.share = replace(tracker.share, confidence=(0.5, 0.25, 0.0, 1.0, 1.0))
-    tracker.fifths = np.arange(tracker.interactions.n_items, dtype=np.uint8) % 5
-    tracker.suspicion = floats([0.2, 0.4, 0.6, 0.8, np.nan, 1.0])
+    tracker.evidence.share = replace(tracker.evidence.share, confidence=(0.5, 0.25, 0.0, 1.0, 1.0))
+    tracker.evidence._fifths = np.arange(tracker.interactions.n_items, dtype=np.uint8) % 5
+    tracker.evidence.suspicion = floats([0.2, 0.4, 0.6, 0.8, np.nan, 1.0])
     confidence = np.array([0.5, 0.25, 0.0, 1.0, 1.0])[tracker.interactions.items.numpy() % 5]
-    expected = np.nan_to_num(tracker.suspicion) * confidence
-    assert tracker.noise_probability(np.arange(6)) == pytest.approx(expected)
-    assert tracker.mean_noise_probability() == pytest.approx(expected.mean())
+    expected = np.nan_to_num(tracker.evidence.suspicion) * confidence
+    assert tracker.evidence.noise_probability(np.arange(6)) == pytest.approx(expected)
+    assert tracker.evidence.mean_noise_probability() == pytest.approx(expected.mean())
     names = ("belief", "suspicion")
     found = tracker.features(ids([1, -1]), torch.ones(2), names)
     assert found[0].tolist() == pytest.approx([1 - expected[1], 0.4])
@@ -451,7 +452,7 @@ def test_features_are_the_columns_named_in_their_order(names, kind):
     tracker = small(weight_inputs=names, loss_smoothing=0.75)
     tracker.record(ids([4, 0]), floats([6.0, 3.0]))
     memorize(tracker, [[1, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0]])
-    tracker.suspicion = floats([0.25, 0.5, 0.5, 0.5, 0.875, np.nan])
+    tracker.evidence.suspicion = floats([0.25, 0.5, 0.5, 0.5, 0.875, np.nan])
     losses = torch.tensor(COLUMNS["loss"], dtype=kind, requires_grad=True)
     found = tracker.features(ids([4, -1, 0, 4, 5]), losses * 1, names)
     assert found.shape == (5, len(names))
@@ -629,12 +630,14 @@ def test_a_state_taken_or_loaded_is_not_changed_by_going_on():
     second.load_state_dict(state)
     advance(first, run, range(2, 4))
     advance(second, run, range(2, 4))
-    assert state.keys() == kept.keys()
-    for name, value in kept.items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(state[name], value, rtol=0, atol=0, equal_nan=True)
-        else:
-            assert state[name] == value
+    evidence, kept_evidence = state.pop("evidence"), kept.pop("evidence")
+    for now, before in ((state, kept), (evidence, kept_evidence)):
+        assert now.keys() == before.keys()
+        for name, value in before.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(now[name], value, rtol=0, atol=0, equal_nan=True)
+            else:
+                assert now[name] == value
 
 
 def test_examining_and_committing_leave_the_global_streams_alone():

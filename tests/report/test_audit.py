@@ -63,8 +63,9 @@ def test_suspicion_orders_the_rows_and_is_what_the_tracker_has() -> None:
     audit, tracker = denoiser.report(), denoiser._epochs.tracker
     assert (np.diff(audit["suspicion"]) <= 0).all()
     by_id = np.sort(audit.rows, order=["user", "item"])
-    assert by_id["suspicion"].tolist() == tracker.suspicion.tolist()
-    assert by_id["noise_posterior"] == pytest.approx(tracker.noise_probability(np.arange(N)))
+    assert by_id["suspicion"].tolist() == tracker.evidence.suspicion.tolist()
+    probabilities = tracker.evidence.noise_probability(np.arange(N))
+    assert by_id["noise_posterior"] == pytest.approx(probabilities)
     low, high = denoiser.noise_share
     assert low <= float(audit["noise_posterior"].mean()) <= high
 

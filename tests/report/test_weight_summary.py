@@ -24,6 +24,16 @@ def test_each_number_is_what_its_definition_gives() -> None:
     assert found.rare == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize("equal", [10, 40, 99])
+def test_equally_suspicious_ones_count_together(equal: int) -> None:
+    """However many they are, those at the top are not left out."""
+    weights = np.array([0.2] * equal + [1.0] * (100 - equal))
+    suspicion = np.array([0.9] * equal + [0.1] * (100 - equal))
+    assert summary(weights, suspicion, np.ones(100)).suspicious == pytest.approx(0.2)
+    few = summary(weights[::-1], suspicion[::-1] * 0 + (np.arange(100) > 96), np.ones(100))
+    assert few.suspicious == pytest.approx(0.2 / weights[::-1][:97].mean())
+
+
 def test_unknown_weights_and_suspicions_are_left_out() -> None:
     weights = np.array([1.0, np.nan, 1.0, 5.0])
     suspicion = np.array([0.1, 0.9, 0.2, np.nan])
