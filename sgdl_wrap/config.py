@@ -188,8 +188,9 @@ class DenoiserConfig:
     gumbel_tau: float = 0.05
     """τ of Eq. 12. Paper: 0.05."""
 
-    gumbel_draws: int = 64
-    """Gumbel-softmax draws averaged per step. Ours: one draw is almost one-hot."""
+    gumbel_draws: int | None = 64
+    """Gumbel-softmax draws averaged per step; None is their expectation, shares = π of Eq. 11 with
+    its exact gradient. Paper: 1. Ours: one draw is almost one-hot."""
 
     guidance_size: int | None = 128
     """Guidance samples per step at most; None takes every memorized sample of the batch seen
@@ -409,7 +410,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
 }
 _OPTIONAL = {
     "noise_rate", "switch_timeout", "assumed_lr", "meta_lr", "weighting_entropy", "guidance_size",
-    "max_guidance_batch",
+    "max_guidance_batch", "gumbel_draws",
 }  # fmt: skip
 _WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",

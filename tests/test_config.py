@@ -45,7 +45,7 @@ EDGES = {
     "denoising_scheduler_hidden": ([1, 4096], [0]),
     "factor_history": ([1, 1000], [0, 1001]),
     "gumbel_tau": ([1e-6, 50.0], [0, 9e-7, float("inf")]),
-    "gumbel_draws": ([1, 10**6], [0]),
+    "gumbel_draws": ([None, 1, 10**6], [0]),
     "guidance_size": ([None, 1, 10**9], [0, -1]),
     "max_guidance_batch": ([None, 1, 10**9], [0, -1]),
     "guidance_interval": ([1, 10**6], [0]),
@@ -53,7 +53,7 @@ EDGES = {
 }
 OPTIONAL = {
     "meta_lr", "weighting_entropy", "noise_rate", "switch_timeout", "assumed_lr", "guidance_size",
-    "max_guidance_batch",
+    "max_guidance_batch", "gumbel_draws",
 }  # fmt: skip
 WHOLE = {
     "history_length", "ranking_chunk", "noise_rate_sample", "switch_timeout", "weight_hidden",

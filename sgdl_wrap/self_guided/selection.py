@@ -40,6 +40,15 @@ def guidance_shares(soft: Tensor) -> Tensor:
     return wins.to(soft.dtype) / draws
 
 
+def expected_draw(logits: Tensor) -> Tensor:
+    """π = softmax(o), (1, n), without graph: the share that each sample has in the mean of all
+    one-hot draws, as that of the largest log π_m + ε_m is m with probability π_m (Eq. 11, 12).
+
+    It is its own soft draw, of τ = 1: :func:`shares_gradient` then gives d(Σ_m π_m L_m)/do.
+    """
+    return torch.softmax(logits.detach(), dim=0)[None]
+
+
 def shares_gradient(soft: Tensor, losses: Tensor, tau: float) -> Tensor:
     """d(Σ_m c_m L_m)/do = (1/D) Σ_d y_d (L - <y_d, L>) / τ, (n,); D draws.
 

@@ -15,6 +15,7 @@ from sgdl_wrap.distributed.ranks import ALONE, Gathered, Ranks
 from sgdl_wrap.self_guided.denoising_scheduler import LSTMScheduler, MLPScheduler, top_f
 from sgdl_wrap.self_guided.factors import FactorHistory
 from sgdl_wrap.self_guided.selection import (
+    expected_draw,
     guidance_shares,
     gumbel_noise,
     negative_entropy_gradient,
@@ -45,12 +46,14 @@ class Scheduled:
         logits: o, (m,), with a graph to φ.
         everywhere: o of all ranks, without graph.
         soft: y of Eq. 12, of all ranks, (draws, M).
+        tau: τ of them.
     """
 
     places: Tensor | None
     logits: Tensor
     everywhere: Gathered
     soft: Tensor
+    tau: float
 
 
 class GuidanceSelector:
@@ -134,17 +137,24 @@ class GuidanceSelector:
         else:
             logits = self._logits(self.network, factors, visits)
             everywhere = self._ranks.gather(logits.detach())
-            noise = gumbel_noise(
-                (self.config.gumbel_draws, len(everywhere.rows)), self.generator,
-                dtype=logits.dtype, device=logits.device,
-            )
-            soft = soft_draws(everywhere.rows, noise, self.config.gumbel_tau)
-            scheduled = Scheduled(places, logits, everywhere, soft)
-            divided = guidance_shares(soft)
+            soft, tau, divided = self._drawn(everywhere.rows)
+            scheduled = Scheduled(places, logits, everywhere, soft, tau)
         shares = everywhere.own(divided) * (len(everywhere.rows) / n)
         if places is not None:
             shares = equal.index_copy(0, places, shares)
         return Selection(shares, scheduled)
+
+    def _drawn(self, logits: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Soft draws, their τ, and the shares, of the logits of all ranks."""
+        draws, tau = self.config.gumbel_draws, self.config.gumbel_tau
+        if draws is None:
+            expected = expected_draw(logits)
+            return expected, 1.0, expected[0]
+        noise = gumbel_noise(
+            (draws, len(logits)), self.generator, dtype=logits.dtype, device=logits.device
+        )
+        soft = soft_draws(logits, noise, tau)
+        return soft, tau, guidance_shares(soft)
 
     def probabilities(self) -> tuple[np.ndarray, np.ndarray]:
         """π of Eq. 11 over this rank's memorized interactions that have a history.
@@ -199,7 +209,7 @@ class GuidanceSelector:
         losses, seen = (self._ranks.gather(part).rows for part in (losses, seen))
         everywhere = scheduled.everywhere
         with torch.no_grad():
-            in_logits = shares_gradient(scheduled.soft, seen, self.config.gumbel_tau)
+            in_logits = shares_gradient(scheduled.soft, seen, scheduled.tau)
             in_logits *= len(seen) / len(losses)  # the part that these samples divide
             strength = self.config.denoising_scheduler_entropy
             if strength > 0:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sgdl_wrap.self_guided.selection import (
+    expected_draw,
     guidance_shares,
     gumbel_noise,
     negative_entropy_gradient,
@@ -131,3 +132,18 @@ def test_certain_samples_take_everything_without_nan() -> None:
 def test_a_single_sample_guides_alone() -> None:
     soft = soft_draws(torch.tensor([-3.0]), torch.zeros(2, 1), 0.05)
     assert guidance_shares(soft).tolist() == [1.0]
+
+
+def test_the_expected_draw_is_the_mean_of_draws_and_has_the_gradient_of_its_shares() -> None:
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True)
+    losses = torch.tensor([1.0, 3.0, 0.5, 2.0], dtype=torch.float64)
+    expected = expected_draw(logits)
+    assert expected.shape == (1, 4)
+    noise = gumbel_noise(
+        (200_000, 4), torch.Generator().manual_seed(0), dtype=torch.float64,
+        device=torch.device("cpu"),
+    )
+    drawn = guidance_shares(soft_draws(logits.detach(), noise, 0.05))
+    torch.testing.assert_close(expected[0], drawn, atol=0.005, rtol=0)
+    (torch.softmax(logits, dim=0) * losses).sum().backward()
+    torch.testing.assert_close(shares_gradient(expected, losses, 1.0), logits.grad)
