@@ -27,17 +27,12 @@ class NoiseShare:
     Attributes:
         value: the share of noise that is sure, in [0, 1].
         chance: π, the share that is like pairs nobody chose, unusual preferences included.
-        mean, spread: μ and s of the preferences' component, in standard deviations of chance.
-        overlap: of the two components, in [0, 1]; near 1 they cannot be told apart.
         confidence: π° / π of each fifth of the interactions by popularity, least popular first:
             how much of the share that is like chance is sure to be noise.
     """
 
     value: float
     chance: float
-    mean: float
-    spread: float
-    overlap: float
     confidence: tuple[float, ...]
 
     @property
@@ -89,7 +84,11 @@ def chance_densities(mean: float, spread: float) -> np.ndarray:
 
 
 def fitted_share(histogram: np.ndarray) -> tuple[float, float, float]:
-    """π, μ, s of f(d) = π + (1 - π) f_1(d), by EM.
+    """π, μ, s of f(d) = π + (1 - π) f_1(d).
+
+    As EM, but for two things: f_1 falls with d (:func:`chance_densities`), and a bin counts as its
+    middle. Both take a little off the preferences, so that π is up to 0.1 too high. The likelihood
+    itself is of no use here: where it is largest, π falls from 0.4 to 0 as s passes 1.
 
     Args:
         histogram: interactions in each bin of d, (BINS,).
@@ -163,9 +162,12 @@ def histograms(strangeness: np.ndarray, fifths: np.ndarray) -> np.ndarray:
 def fitted(counts: np.ndarray) -> tuple[np.ndarray, NoiseShare]:
     """q = π / (π + (1 - π) f_1(d)): how likely an interaction is like those nobody chose.
 
-    Bayes' rule with the π of the interaction's own fifth of popularity. Times the fifth's
-    confidence π° / π it is the probability that the interaction is noise: where noise cannot be
-    told from preferences that is 0, however strange some interactions are.
+    Bayes' rule with the π and f_1 of the interaction's own fifth of popularity. Users of all sorts
+    have a popular item, so that its preferences lie nearer to chance. So μ does not fall from one
+    fifth to the next less popular one; where it would, as most of that fifth is noise, f_1 is that
+    of the more popular one. q times the fifth's confidence π° / π is the probability that the
+    interaction is noise: where noise cannot be told from preferences that is 0, however strange
+    some interactions are.
 
     Args:
         counts: as of :func:`histograms`, over all ranks; a mean of several epochs has less noise.
@@ -175,16 +177,21 @@ def fitted(counts: np.ndarray) -> tuple[np.ndarray, NoiseShare]:
 
     Source: ours (deviation 23), in the place of Eq. 4's mixture over losses.
     """
-    chance, mean, spread = fitted_share(counts.sum(axis=0))
-    density = chance_densities(mean, spread)
-    table, confidence, sure_total = np.zeros((FIFTHS, BINS)), [], 0.0
-    for fifth, histogram in enumerate(counts):
-        share, sure = sure_share(histogram, density, chance)
+    table, confidence = np.zeros((FIFTHS, BINS)), np.zeros(FIFTHS)
+    shares, sure = np.zeros(FIFTHS), np.zeros(FIFTHS)
+    mean, spread = 0.0, 1.0
+    for fifth in reversed(range(FIFTHS)):  # the most popular first
+        start, own_mean, own_spread = fitted_share(counts[fifth])
+        if own_mean >= mean:
+            mean, spread = own_mean, own_spread
+        density = chance_densities(mean, spread)
+        share, sure[fifth] = sure_share(counts[fifth], density, start)
         table[fifth] = share / np.maximum(share + (1 - share) * density, TINY)
-        confidence.append(sure / share if share > 0 else 0.0)
-        sure_total += sure * float(histogram.sum())
-    value = sure_total / max(float(counts.sum()), 1.0)
-    return table, NoiseShare(value, chance, mean, spread, _overlap(density), tuple(confidence))
+        confidence[fifth] = sure[fifth] / share if share > 0 else 0.0
+        shares[fifth] = share
+    sizes = counts.sum(axis=1) / max(float(counts.sum()), 1.0)
+    value, chance = float(sure @ sizes), float(shares @ sizes)
+    return table, NoiseShare(value, chance, tuple(confidence.tolist()))
 
 
 def looked_up(table: np.ndarray, strangeness: np.ndarray, fifths: np.ndarray) -> np.ndarray:

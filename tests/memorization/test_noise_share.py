@@ -63,7 +63,6 @@ def test_what_is_sure_grows_with_the_noise_and_is_nothing_without() -> None:
 
 def test_a_model_that_has_learned_nothing_is_sure_of_nothing() -> None:
     table, share = fitted(histograms(drawn(1.0, 1, 1), np.zeros(60_000, dtype=np.uint8)))
-    assert share.overlap > 0.9
     assert share.value == 0
     assert share.confidence == (0.0,) * FIFTHS
     assert table.shape == (FIFTHS, BINS)
@@ -83,12 +82,28 @@ def test_suspicion_is_bayes_rule_of_the_fifth() -> None:
     q = looked_up(table, d, fifths)
     assert q[:30_000].mean() == pytest.approx(0.5, abs=0.05)
     assert q[30_000:].mean() == pytest.approx(0.05, abs=0.05)
-    density = chance_densities(share.mean, share.spread)
+    pi, mean, spread = fitted_share(histograms(d, fifths)[0])
+    density = chance_densities(mean, spread)
     place = int(d[7] * BINS)
-    pi = q[:30_000].astype(float).mean()
     assert q[7] == pytest.approx(pi / (pi + (1 - pi) * density[place]), abs=0.01)
     noise = q[:15_000]  # of the first fifth
     assert noise.mean() > 1.5 * q[15_000:30_000].mean()
+
+
+def test_preferences_of_a_less_popular_fifth_are_no_nearer_to_chance() -> None:
+    """Each fifth has its own preferences; where nearly all is noise, those of the one above."""
+    parts = [drawn(0.9, 1.2, 0.8, 30_000), drawn(0.1, 0.9, 0.8, 30_000, 1)]
+    fifths = np.repeat([0, 4], 30_000).astype(np.uint8)
+    counts = histograms(np.concatenate(parts), fifths)
+    counts[0] = counts[0][::-1]  # what is left of its preferences looks worse than chance
+    assert fitted_share(counts[0])[1] < fitted_share(counts[4])[1]
+    table, _ = fitted(counts)
+    _, mean, spread = fitted_share(counts[4])
+    density = chance_densities(mean, spread)
+    share, _ = sure_share(counts[0], density, 0.5)
+    assert table[0] == pytest.approx(share / (share + (1 - share) * density), abs=1e-3)
+    assert mean == pytest.approx(0.9, abs=0.1)
+    assert share == pytest.approx(1, abs=0.05)
 
 
 def test_unknown_strangeness_is_not_counted_and_stays_unknown() -> None:
