@@ -333,7 +333,7 @@ class Epochs:
             seconds=epoch.seconds(),
             skipped=epoch.skipped,
             plain_seconds=epoch.plain_seconds(added) if on_cpu else None,
-            noise_share=tracker.evidence.mean_noise_probability(),
+            noise_share=tracker.evidence.mean,
             confidence=tracker.evidence.confidence(),
             effective_share=weights.effective,
             suspicious_weight=weights.suspicious,

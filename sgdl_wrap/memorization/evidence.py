@@ -17,6 +17,7 @@ from sgdl_wrap.memorization.noise_share import (
     BINS,
     FIFTHS,
     NoiseShare,
+    evened,
     fitted,
     histograms,
     looked_up,
@@ -58,6 +59,7 @@ class NoiseEvidence:
         suspicion: how likely each interaction is like those nobody chose, (N,) float32; NaN where
             nothing is known.
         share: of noise, by the averaged histograms; None before any epoch was looked at.
+        mean: of the noise probabilities of all ranks' interactions; None before.
     """
 
     def __init__(self, interactions: Interactions, ranks: Ranks = ALONE) -> None:
@@ -65,6 +67,8 @@ class NoiseEvidence:
         self._ranks = ranks
         self.suspicion = np.full(len(interactions), np.nan, dtype=np.float32)
         self.share: NoiseShare | None = None
+        self.mean: float | None = None
+        self._factors = np.ones(FIFTHS)  # of `evened`
         self.histograms = np.zeros((FIFTHS, BINS))  # of d, averaged as suspicion is
         self._fifths: np.ndarray | None = None  # of the items, (n_items,) uint8
 
@@ -96,7 +100,10 @@ class NoiseEvidence:
         return Strangeness(strange, fifths, counted)
 
     def with_epoch(self, found: Strangeness) -> NoiseEvidence:
-        """The averages with an epoch's evidence; this one stays as it is."""
+        """The averages with an epoch's evidence, which all ranks add together.
+
+        This one stays as it is.
+        """
         after = copy.copy(self)
         past = 0.0 if self.share is None else PAST
         after.histograms = past * self.histograms + (1 - past) * found.histograms
@@ -106,7 +113,22 @@ class NoiseEvidence:
         # where nothing new is known, what was known stays
         after.suspicion = np.where(np.isnan(now), self.suspicion, averaged).astype(np.float32)
         after._fifths = found.fifths
+        sizes, noise = after._noise_by_fifth()
+        after._factors = evened(sizes, noise / np.maximum(sizes, 1))
+        after.mean = float(noise.sum() / max(sizes.sum(), 1))
         return after
+
+    def _noise_by_fifth(self) -> tuple[np.ndarray, np.ndarray]:
+        """Interactions of each fifth, and the sum of their noise probabilities, of all ranks."""
+        sums = np.zeros((2, FIFTHS))
+        for first in range(0, len(self._interactions), 1 << 16):
+            ids = np.arange(first, min(first + (1 << 16), len(self._interactions)))
+            fifths = self.fifths_of(ids)
+            sums[0] += np.bincount(fifths, minlength=FIFTHS)
+            sums[1] += np.bincount(fifths, self.noise_probability(ids), minlength=FIFTHS)
+        if not self._ranks.replicated:
+            sums = self._ranks.sums_of(torch.from_numpy(sums)).numpy()
+        return sums[0], sums[1]
 
     def noise_probability(self, ids: np.ndarray) -> np.ndarray:
         """p(noise) of interactions, by their ids, float64 in [0, 1]; 0 where nothing is known.
@@ -119,17 +141,15 @@ class NoiseEvidence:
         found: np.ndarray = np.nan_to_num(self.suspicion[ids]) * confidence
         return found
 
-    def mean_noise_probability(self) -> float | None:
-        """Over the interactions of all ranks, which ask together; None before any evidence."""
-        if self.share is None:
-            return None
-        total, size = 0.0, float(len(self._interactions))
-        for first in range(0, len(self._interactions), 1 << 16):
-            ids = np.arange(first, min(first + (1 << 16), len(self._interactions)))
-            total += float(self.noise_probability(ids).sum())
-        if not self._ranks.replicated:
-            total, size = self._ranks.sums(total, size)
-        return total / size
+    def belief(self, ids: np.ndarray) -> np.ndarray:
+        """b of interactions, by their ids, float64 in [0, 1]: how far they may be trained on.
+
+        1 - p, less what would move weights along popularity and is not sure
+        (:func:`~sgdl_wrap.memorization.noise_share.evened`); 1 where nothing is noise.
+        """
+        believed = (1 - self.noise_probability(ids)) * self._factors[self.fifths_of(ids)]
+        found: np.ndarray = np.minimum(believed, 1.0)
+        return found
 
     def fifths_of(self, ids: np.ndarray) -> np.ndarray:
         """The fifth of popularity of interactions, 0 to 4, (n,); 0 before any evidence."""
@@ -153,6 +173,8 @@ class NoiseEvidence:
             "histograms": torch.from_numpy(self.histograms.copy()),
             "fifths": fifths,
             "share": None if self.share is None else asdict(self.share),
+            "mean": self.mean,
+            "factors": torch.from_numpy(self._factors.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,6 +182,7 @@ class NoiseEvidence:
         like = {
             "suspicion": torch.from_numpy(self.suspicion),
             "histograms": torch.from_numpy(self.histograms),
+            "factors": torch.from_numpy(self._factors),
             "fifths": torch.zeros(self._interactions.n_items, dtype=torch.uint8),
         }
         taken = {
@@ -168,7 +191,8 @@ class NoiseEvidence:
             if name != "fifths" or state["fifths"] is not None
         }
         self.suspicion, self.histograms = taken["suspicion"], taken["histograms"]
-        self._fifths = taken.get("fifths")
+        self._fifths, self._factors = taken.get("fifths"), taken["factors"]
+        self.mean = None if state["mean"] is None else float(state["mean"])
         self.share = None
         if state["share"] is not None:
             values = dict(state["share"])

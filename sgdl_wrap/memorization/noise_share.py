@@ -194,6 +194,29 @@ def fitted(counts: np.ndarray) -> tuple[np.ndarray, NoiseShare]:
     return table, NoiseShare(value, chance, tuple(confidence.tolist()))
 
 
+def evened(sizes: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """t_f / m_f, by which 1 - p of each fifth of popularity is multiplied, (5,) > 0.
+
+    m_f = 1 - the mean p of the fifth, m the mean of all. The share of noise in a fifth is known to
+    half the width of the interval, 0.125, so that weights move from one fifth to another only as
+    far as ::
+
+        t_f = m + sign(m_f - m) max(0, |m_f - m| - 0.125)
+
+    says. Where the fifths differ by less, all have the same mean weight: what is won is no
+    popularity.
+
+    Args:
+        sizes: interactions of each fifth, (5,).
+        noise: the mean p of each, (5,) in [0, 1].
+    """
+    kept = np.maximum(1 - noise, TINY)
+    mean = float((sizes @ kept) / max(sizes.sum(), 1))
+    beyond = np.maximum(np.abs(kept - mean) - (BELOW + ABOVE) / 2, 0.0)
+    found: np.ndarray = (mean + np.sign(kept - mean) * beyond) / kept
+    return np.where((sizes > 0) & (noise < 1), found, 1.0)
+
+
 def looked_up(table: np.ndarray, strangeness: np.ndarray, fifths: np.ndarray) -> np.ndarray:
     """q of interactions, (N,) float32, NaN where d is; `table` as of :func:`fitted`."""
     found: np.ndarray = table.ravel()[_places(np.nan_to_num(strangeness), fifths)]

@@ -166,7 +166,7 @@ class MemorizationTracker:
                 column[known] = np.nan_to_num(self.evidence.suspicion[places])
             elif name == "belief":
                 column[:] = 1.0
-                column[known] -= self.evidence.noise_probability(places)
+                column[known] = self.evidence.belief(places)
             elif name == "memorization_rate":
                 column[known] = self.buffer.rates(places)
             else:

@@ -10,6 +10,7 @@ from sgdl_wrap.memorization.noise_share import (
     BINS,
     FIFTHS,
     chance_densities,
+    evened,
     fitted,
     fitted_share,
     histograms,
@@ -78,7 +79,7 @@ def test_few_interactions_are_sure_of_less() -> None:
 def test_suspicion_is_bayes_rule_of_the_fifth() -> None:
     d = np.concatenate([drawn(0.5, 1.5, 0.8, 30_000), drawn(0.05, 1.5, 0.8, 30_000, 1)])
     fifths = np.repeat([0, 4], 30_000).astype(np.uint8)
-    table, share = fitted(histograms(d, fifths))
+    table, _ = fitted(histograms(d, fifths))
     q = looked_up(table, d, fifths)
     assert q[:30_000].mean() == pytest.approx(0.5, abs=0.05)
     assert q[30_000:].mean() == pytest.approx(0.05, abs=0.05)
@@ -104,6 +105,34 @@ def test_preferences_of_a_less_popular_fifth_are_no_nearer_to_chance() -> None:
     assert table[0] == pytest.approx(share / (share + (1 - share) * density), abs=1e-3)
     assert mean == pytest.approx(0.9, abs=0.1)
     assert share == pytest.approx(1, abs=0.05)
+
+
+def means_of(noise: list[float], sizes: list[float]) -> tuple[np.ndarray, float]:
+    """Mean belief of each fifth after evening, and the mean of 1 - p before."""
+    kept = 1 - np.array(noise)
+    found = kept * evened(np.array(sizes), np.array(noise))
+    return found, float(np.average(kept, weights=sizes))
+
+
+def test_fifths_whose_shares_differ_little_have_the_same_mean() -> None:
+    found, mean = means_of([0.3, 0.25, 0.25, 0.2, 0.15], [10, 10, 20, 10, 10])
+    assert found == pytest.approx([mean] * 5)
+
+
+def test_weights_move_along_popularity_as_far_as_it_is_sure() -> None:
+    """Less half the width of the interval, on either side."""
+    noise = [0.7, 0.3, 0.1, 0.0, 0.0]
+    found, mean = means_of(noise, [10] * 5)
+    assert mean == pytest.approx(0.78)
+    assert found == pytest.approx([0.3 + 0.125, 0.78, 0.78, 1 - 0.125, 1 - 0.125])
+    low, high = share_interval(0.5)
+    assert (high - low) / 2 == pytest.approx(0.125)
+
+
+def test_where_nothing_is_noise_nothing_is_evened() -> None:
+    assert (evened(np.array([5.0, 5, 5, 0, 5]), np.zeros(5)) == 1).all()
+    odd = evened(np.array([5.0, 0, 5, 5, 5]), np.array([1.0, 0, 0, 0, 0]))
+    assert np.isfinite(odd).all()
 
 
 def test_unknown_strangeness_is_not_counted_and_stays_unknown() -> None:

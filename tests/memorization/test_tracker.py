@@ -14,7 +14,7 @@ import torch
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
 from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.noise_share import fitted, histograms, looked_up
+from sgdl_wrap.memorization.noise_share import evened, fitted, histograms, looked_up
 from sgdl_wrap.memorization.tracker import EpochFindings, MemorizationTracker
 from sgdl_wrap.memorization.transition import TransitionDetector, Verdict
 
@@ -352,7 +352,7 @@ def test_suspicion_averages_what_epochs_show_of_the_interactions():
     config = DenoiserConfig(noise_rate=0.2, history_length=2)
     tracker = MemorizationTracker(interactions_of(pairs), config)
     assert np.isnan(tracker.evidence.suspicion).all()
-    assert tracker.evidence.mean_noise_probability() is None
+    assert tracker.evidence.mean is None
     shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0], [3.0, 2.0], [0.0, 1.0])]
     expected = suspicions(shown, tracker)
     assert tracker.evidence.suspicion == pytest.approx(expected, rel=1e-5, nan_ok=True)
@@ -362,7 +362,7 @@ def test_suspicion_averages_what_epochs_show_of_the_interactions():
     for one in (tracker, again):
         watched_epoch(one, [4.0, 4.5, 0.0])
     np.testing.assert_array_equal(again.evidence.suspicion, tracker.evidence.suspicion)
-    assert again.evidence.mean_noise_probability() == tracker.evidence.mean_noise_probability()
+    assert again.evidence.mean == tracker.evidence.mean
 
 
 def test_where_nothing_is_known_nothing_is_suspected():
@@ -408,17 +408,36 @@ def test_the_probability_of_noise_is_suspicion_as_far_as_it_is_sure():
     tracker = small(noise_rate=0.2, audit_only=True)
     assert tracker.evidence.noise_probability(ids([0, 5])).tolist() == [0.0, 0.0]
     watched_epoch(tracker, [1.0, 2.0])
-    tracker.evidence.share = replace(tracker.evidence.share, confidence=(0.5, 0.25, 0.0, 1.0, 1.0))
-    tracker.evidence._fifths = np.arange(tracker.interactions.n_items, dtype=np.uint8) % 5
-    tracker.evidence.suspicion = floats([0.2, 0.4, 0.6, 0.8, np.nan, 1.0])
-    confidence = np.array([0.5, 0.25, 0.0, 1.0, 1.0])[tracker.interactions.items.numpy() % 5]
-    expected = np.nan_to_num(tracker.evidence.suspicion) * confidence
-    assert tracker.evidence.noise_probability(np.arange(6)) == pytest.approx(expected)
-    assert tracker.evidence.mean_noise_probability() == pytest.approx(expected.mean())
+    evidence = tracker.evidence
+    evidence.share = replace(evidence.share, confidence=(0.5, 0.25, 0.0, 1.0, 1.0))
+    evidence._fifths = np.arange(tracker.interactions.n_items, dtype=np.uint8) % 5
+    evidence.suspicion = floats([0.2, 0.4, 0.6, 0.8, np.nan, 1.0])
+    fifths = tracker.interactions.items.numpy() % 5
+    confidence = np.array([0.5, 0.25, 0.0, 1.0, 1.0])[fifths]
+    expected = np.nan_to_num(evidence.suspicion) * confidence
+    assert evidence.noise_probability(np.arange(6)) == pytest.approx(expected)
+    sizes, noise = evidence._noise_by_fifth()
+    assert sizes.tolist() == np.bincount(fifths, minlength=5).tolist()
+    assert noise == pytest.approx(np.bincount(fifths, expected, minlength=5))
+
+    evidence._factors = np.array([1.0, 1.5, 0.5, 0.7, 1.0])
+    believed = np.minimum(1, (1 - expected) * evidence._factors[fifths])
+    assert evidence.belief(np.arange(6)) == pytest.approx(believed)
     names = ("belief", "suspicion")
     found = tracker.features(ids([1, -1]), torch.ones(2), names)
-    assert found[0].tolist() == pytest.approx([1 - expected[1], 0.4])
+    assert found[0].tolist() == pytest.approx([believed[1], 0.4])
     assert found[1].tolist() == [1.0, 0.0]
+
+
+def test_the_mean_probability_of_noise_is_that_of_the_last_epoch_that_was_gathered():
+    tracker = small(noise_rate=0.2, audit_only=True)
+    assert tracker.evidence.mean is None
+    watched_epoch(tracker, [1.0, 2.0])
+    probabilities = tracker.evidence.noise_probability(np.arange(6))
+    assert tracker.evidence.mean == pytest.approx(probabilities.mean())
+    sizes, noise = tracker.evidence._noise_by_fifth()
+    factors = evened(sizes, noise / np.maximum(sizes, 1))
+    assert tracker.evidence._factors == pytest.approx(factors)
 
 
 # ------------------------------------------------------------------ features
