@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results,
             Plan(
                 options.methods, options.seeds, variant, tuning=not options.no_tuning,
+                at=None if options.at is None else (options.at[0], options.at[1]),
                 tune_as=options.tune_as, trials=options.trials,
             ),
             options.root,
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--trials", type=int, default=MOST, help="of the tuning, at most")
+    parser.add_argument(
+        "--at", type=float, nargs=2, metavar=("RATE", "L2"), help="take these settings"
+    )
     parser.add_argument("--no-tuning", action="store_true", help="take the family's settings")
     parser.add_argument(
         "--tune-as", metavar="CONDITION", choices=list(conditions.NAMES),

@@ -33,6 +33,7 @@ class Plan:
     seeds: Sequence[int]
     variant: str = ""
     tuning: bool = True
+    at: Point | None = None  # the settings, in the place of those that tuning finds
     tune_as: str | None = None
     trials: int = MOST
 
@@ -134,8 +135,8 @@ class Queue:
         from bench.families import FAMILIES
 
         settings, plan = FAMILIES[cell.family].settings, self.plan
-        point: Point = settings.learning_rate, settings.l2
-        if plan.tuning:
+        point: Point = plan.at or (settings.learning_rate, settings.l2)
+        if plan.tuning and plan.at is None:
             tuned_in = Cell(cell.family, cell.data, plan.tune_as or cell.condition)
             trials = search(point, most=plan.trials)
             trial = next(trials)

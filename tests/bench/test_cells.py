@@ -215,6 +215,13 @@ def test_a_killed_worker_costs_its_run_alone(tmp_path: Path) -> None:
     assert sum("seed 1 " in line for line in ran) == 2, "it may have been another run's fault"
 
 
+def test_settings_that_are_named_are_taken_without_a_trial() -> None:
+    plan = Plan(["plain", "sgdl"], [0], at=(0.5, 0.25))
+    (plain, sgdl) = next(Queue(Results("none.jsonl"), plan, "", {})._wanted(CELL))
+    for run in (plain, sgdl):
+        assert (run.learning_rate, run.l2) == (0.5, 0.25)
+
+
 def test_clean_data_has_no_run_without_its_noise() -> None:
     cell = Cell("bpr-mf", "ml100k", "clean")
     made = Queue(Results("none.jsonl"), Plan(["plain", "clean-only"], [0], tuning=False), "", {})
