@@ -147,9 +147,9 @@ class DenoiserConfig:
     which samples are negatives, which have none."""
 
     evidence_weights: bool = True
-    """True: weights are (1 - p)^(2 g(x; ψ)), p the probability that nobody chose the pair, as far
-    as that is sure (deviation 23). Where nothing is sure p is 0 and weights are 1. False: g(x; ψ)
-    alone (paper). Ours."""
+    """True: weights are b^(2 g(x; ψ)), b = 1 - p but for its mean in each fifth of popularity, p
+    the probability that nobody chose the pair, as far as that is sure (deviation 23). Where nothing
+    is sure p is 0 and weights are 1. False: g(x; ψ) alone (paper). Ours."""
 
     weight_normalization: WeightNormalization = "mean"
     """"none": the sigmoid output (paper). "mean": divided by the batch mean, so that the data
@@ -348,7 +348,7 @@ class DenoiserConfig:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is read of a sample for its weight, by name: g's inputs, and 1 - p, where it counts.
+        """What is read of a sample for its weight, by name: g's inputs, and b, where it counts.
 
         Settled: `weight_inputs` is not "auto".
         """

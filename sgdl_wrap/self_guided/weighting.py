@@ -15,9 +15,9 @@ LEAST_BELIEF = 1e-3  # its logarithm is finite
 class WeightingFunction(nn.Module):
     """w = g(x; ψ) = sigmoid(W2 relu(W1 (x / u) + b1) + b2), one hidden layer (Sec. 3.2.1), Eq. 5.
 
-    With a belief, w = b^(2 g(x; ψ)), b = 1 - p, p the probability of noise that is known without g
-    (deviation 23). W2 then begins with zeros, so that w = b at first: ψ learns how far weights
-    follow what is known, between not at all and twice. Where p is 0, w is 1 whatever g gives.
+    With a belief b in [0, 1], which is known without g (deviation 23), w = b^(2 g(x; ψ)). W2 then
+    begins with zeros, so that w = b at first: ψ learns how far weights follow what is known,
+    between not at all and twice. Where b is 1, w is 1 whatever g gives.
 
     Args:
         n_inputs: features a sample, 1 for the paper's loss alone.
@@ -53,7 +53,7 @@ class WeightingFunction(nn.Module):
             nn.init.zeros_(self.output.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Weights in [0, 1], (B,), of features (B, n_inputs), and 1 - p after them if it counts."""
+        """Weights in [0, 1], (B,), of features (B, n_inputs), and b after them if it counts."""
         if self.believes:
             belief = features[:, -1].clamp_min(LEAST_BELIEF)
             return belief ** (2 * self.learned(features[:, :-1]))
@@ -121,7 +121,7 @@ def objective_gradient(
         scale: η1/B, of several ranks this one's, divided by their number.
         entropy: λ.
         divides: whether w = v.
-        belief: b = 1 - p of what is known without g, (B,): even is what follows it; None is 1.
+        belief: b of what is known without g, (B,): even is what follows it; None is 1.
     """
     products = alignments.own(alignments.rows)
     guided = (-scale * products).to(relative.dtype)
