@@ -188,9 +188,9 @@ class DenoiserConfig:
     gumbel_tau: float = 0.05
     """τ of Eq. 12. Paper: 0.05."""
 
-    gumbel_draws: int | None = 64
-    """Gumbel-softmax draws averaged per step; None is their expectation, shares = π of Eq. 11 with
-    its exact gradient. Paper: 1. Ours: one draw is almost one-hot."""
+    gumbel_draws: int | None = None
+    """Gumbel-softmax draws averaged per step. Paper: 1, which is almost one-hot. Ours: None is the
+    expectation of the draw, shares = π of Eq. 11 with its exact gradient."""
 
     guidance_size: int | None = 128
     """Guidance samples per step at most; None takes every memorized sample of the batch seen
@@ -301,6 +301,7 @@ class DenoiserConfig:
         """As the authors' published code runs: sampled ranking, an LSTM without history."""
         return cls(
             ranking="sampled",
+            gumbel_draws=64,
             similarity="paper",
             factor_history=1,
             guidance_size=None,

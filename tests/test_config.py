@@ -283,7 +283,7 @@ def test_the_paper_preset_ranks_every_item_and_takes_the_printed_cosine():
 
 def test_the_authors_preset_samples_and_has_no_factor_history():
     assert changed(DenoiserConfig.authors()) == {
-        "factor_history": 1, "similarity": "paper",
+        "factor_history": 1, "similarity": "paper", "gumbel_draws": 64,
         "guidance_size": None, "guidance_interval": 1,
         "assumed_lr": 0.001, "meta_lr": 0.001, "denoising_scheduler_lr": 0.001,
         "denoising_scheduler_entropy": 0.0, "weighting_entropy": 0.0, "memorized_data": "switch",
