@@ -141,7 +141,7 @@ def test_dropout_that_is_no_probability_is_refused(dropout: float) -> None:
 def test_denoiser_trains_it_in_both_phases() -> None:
     cdae = model()
     optimizer = torch.optim.Adam(cdae.parameters(), lr=0.05)
-    config = DenoiserConfig(history_length=2, noise_rate=0.5)
+    config = DenoiserConfig(history_length=2, noise_rate=0.5, evidence_weights=False)
     users, items = all_pairs()
     batch = (users, items, dense_rows()[users, items])
     observed = dense_rows().nonzero(as_tuple=True)
