@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from sgdl_wrap.batches.batch import BatchInHand
 from sgdl_wrap.batches.interactions import Interactions
-from sgdl_wrap.batches.marks import refuse_or_doubt_marks, tells_of_marks
+from sgdl_wrap.batches.marks import doubt_of_marks, tells_of_marks
 from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
+from sgdl_wrap.batches.samples import Samples, doubt_of_unknown, refuse_unknown
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.errors import NonFiniteError
+from sgdl_wrap.errors import THIS_BATCH, NonFiniteError, named
 from sgdl_wrap.guiding.guidance import check_guidance_fits
 from sgdl_wrap.model.calls import UserCode
 from sgdl_wrap.model.trees import doubt_storable, shallow_copy
 from sgdl_wrap.model.twin import Lookahead
+from sgdl_wrap.notices import warn
 from sgdl_wrap.ranks.layout import check_own_pairs
 from sgdl_wrap.ranks.ranks import Ranks
 
@@ -50,28 +52,31 @@ class Reading:
         # of the first batches, until they mark enough pairs unobserved; None when they did
         self._marked: list[Samples] | None = []
 
-    def pairs(self, batch: Any) -> Pairs:
-        """The pairs of a batch, by the user's function without a trace.
+    def taken(self, batch: Any, where: str = THIS_BATCH) -> BatchInHand:
+        """A batch with its pairs, by the user's function without a trace.
+
+        Args:
+            where: names it in messages.
 
         Raises:
             BatchError: they cannot be read.
         """
+        return BatchInHand(batch, self._pairs(batch), self._interactions, where)
+
+    def _pairs(self, batch: Any) -> Pairs:
         if not self.reader.is_users:
             return self.reader(batch)
         with self._user_code.streams.own(self._user_code.device, advance=False):
             return self.reader(shallow_copy(batch))
 
-    def looked(
-        self, batch: Any, pairs: Pairs, where: str, *, example: bool = False
-    ) -> Lookahead | None:
+    def looked(self, hand: BatchInHand, *, example: bool = False) -> Lookahead | None:
         """The lookahead; the first batch is looked at closely, and the loss is tried on it.
 
         None with `audit_only`, which has no lookahead, and asks nothing of the loss for one. A
         batch with NaN or Inf tells nothing: its step will name it, and the next one is tried.
 
         Args:
-            pairs: of the batch.
-            where: names it in messages.
+            hand: the batch in hand.
             example: whether it was handed over to be tried.
 
         Raises:
@@ -82,37 +87,38 @@ class Reading:
         first, audits = not self.looked_at, self._config.audit_only
         unsure = self._user_code.sliceable is None and not audits
         if first or unsure or self._marked is not None:
-            self._check_pairs(pairs, where, first=first)
+            self._check_pairs(hand, first=first)
         if audits:
             if first:
-                self._try_for_an_audit(batch, len(pairs), example=example)
+                self._try_for_an_audit(hand, example=example)
             return None
         if first and self._config.denoising_learning:
-            doubt_storable(batch)
-        lookahead = self._user_code.prepare(batch, len(pairs), example=example)
+            doubt_storable(hand.batch)
+        lookahead = self._user_code.prepare(hand.batch, hand.size, example=example)
         self.looked_at = True
-        check_guidance_fits(
-            len(pairs), sliceable=self._user_code.sliceable, config=self._config, where=where
-        )
+        check_guidance_fits(hand.size, self._config, sliceable=self._user_code.sliceable)
         return lookahead
 
-    def _check_pairs(self, pairs: Pairs, where: str, *, first: bool) -> None:
-        samples = identified(pairs, self._interactions, where)
+    def _check_pairs(self, hand: BatchInHand, *, first: bool) -> None:
+        samples = hand.samples
         if self._marked is not None:
-            self._check_marks(samples, where)
-        refuse_unknown(samples, where)
-        check_own_pairs(self._ranks, samples, where)
-        if first:
-            doubt_unknown(samples, where)
+            self._check_marks(hand)
+        refuse_unknown(samples)
+        check_own_pairs(self._ranks, samples)
+        doubt = doubt_of_unknown(samples) if first else None
+        if doubt is not None:
+            warn(named(doubt, hand.where))
 
-    def _check_marks(self, samples: Samples, where: str) -> None:
-        together = Samples.joined([*(self._marked or []), samples])
-        doubted = refuse_or_doubt_marks(together, self._interactions, where)
-        self._marked = None if doubted or tells_of_marks(together) else [together]
+    def _check_marks(self, hand: BatchInHand) -> None:
+        together = Samples.joined([*(self._marked or []), hand.samples])
+        doubt = doubt_of_marks(together, self._interactions)
+        if doubt is not None:
+            warn(named(doubt, hand.where))
+        self._marked = None if doubt is not None or tells_of_marks(together) else [together]
 
-    def _try_for_an_audit(self, batch: Any, size: int, *, example: bool) -> None:
+    def _try_for_an_audit(self, hand: BatchInHand, *, example: bool) -> None:
         try:
-            self._user_code.losses_aside(batch, size)
+            self._user_code.losses_aside(hand.batch, hand.size)
         except NonFiniteError:
             if example:
                 raise

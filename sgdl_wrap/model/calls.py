@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sgdl_wrap.errors import NonFiniteError, UnsupportedModelError
+from sgdl_wrap.errors import NonFiniteError, UnsupportedModelError, batch_named
 from sgdl_wrap.model.clock import AddedTime
 from sgdl_wrap.model.compiled import is_compiled, uncompiled, what_was_compiled
 from sgdl_wrap.model.engine import bare, forward_expected
@@ -17,8 +17,8 @@ from sgdl_wrap.model.plain_state import SMALL
 from sgdl_wrap.model.refusals import check_losses
 from sgdl_wrap.model.streams import RandomStreams, users_streams
 from sgdl_wrap.model.trees import detached_copy
-from sgdl_wrap.model.trial import check_lookahead, is_sliceable
-from sgdl_wrap.model.twin import Lookahead, LossFn
+from sgdl_wrap.model.trial import Trial
+from sgdl_wrap.model.twin import Elsewhere, Lookahead, LossFn
 from sgdl_wrap.model.untouched import evaluating, undisturbed
 
 ScoreFn = Callable[[Any, Tensor, Tensor], Tensor]  # (users, items) -> (K,), higher is better
@@ -77,7 +77,7 @@ class UserCode:
         return next(self.model.parameters()).device
 
     def losses(
-        self, batch: Any, size: int | None, where: str, *, twice: bool = False
+        self, batch: Any, size: int | None, *, twice: bool = False
     ) -> tuple[Tensor, Tensor]:
         """L(θ) of a batch, (B,), and its mean, checked, with their graph.
 
@@ -98,7 +98,7 @@ class UserCode:
         if before is not None:
             self._written = [b for b, copy in before if not torch.equal(b, copy)]
         self._forward_seen = True
-        return losses, check_losses(losses, size, where)
+        return losses, check_losses(losses, size)
 
     @property
     def is_compiled(self) -> bool:
@@ -109,7 +109,7 @@ class UserCode:
         """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
         with self._aside("losses", advance=False):
             losses = self.loss_fn(self.model, detached_copy(batch))
-            check_losses(losses, size, "this batch")
+            check_losses(losses, size)
         return losses
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -152,19 +152,16 @@ class UserCode:
         """Tries the loss, at other parameters and with some rows of a batch.
 
         Raises:
-            LossError, NonFiniteError, UnsupportedModelError: as :func:`check_lookahead`.
+            LossError, NonFiniteError, UnsupportedModelError: as :meth:`Trial.check`.
         """
-        with uncompiled(self.modules):
+        trial = Trial(self.roots, self.modules, self.model, self.loss_fn, self.streams)
+        with uncompiled(self.modules), batch_named("the first batch"):
             if not self._tried:
                 with torch.enable_grad():
-                    drew = check_lookahead(
-                        self.roots, self.model, self.loss_fn, lookahead, batch, size, self.streams
-                    )
+                    drew = trial.check(lookahead, batch, size)
                 self._tried, self.draws_foreign = True, self.draws_foreign or drew
             if self.sliceable is None:
-                self.sliceable = is_sliceable(
-                    self.roots, self.modules, self.model, self.loss_fn, batch, size, self.streams
-                )
+                self.sliceable = trial.is_sliceable(batch, size)
 
     def moment(self) -> Callable[[], None]:
         """What puts the user's random streams and buffers back to what they are now.
@@ -194,6 +191,11 @@ class UserCode:
             if buffer.layout == torch.strided and buffer.numel() <= SMALL
             and not buffer.is_inference()
         ]
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        """How losses at other parameters are taken; a batch must have come."""
+        return Elsewhere(cast(Lookahead, self.lookahead), self.guiding)
 
     @contextmanager
     def guiding(self, *, advance: bool = True) -> Iterator[None]:

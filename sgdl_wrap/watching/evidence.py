@@ -26,7 +26,7 @@ from sgdl_wrap.equations.suspicion import (
 from sgdl_wrap.model.scores import ScorePairs
 from sgdl_wrap.ranks.ranks import ALONE, Ranks
 from sgdl_wrap.saving.header import same_shape
-from sgdl_wrap.watching.strangeness import item_counts, strangeness
+from sgdl_wrap.watching.strangeness import Holders, strangeness
 
 EPOCHS_OF_A_SEED = 1 << 20
 MOST_ITEMS = 1 << 22  # with more no evidence is gathered: an item takes 512 bytes or more
@@ -85,13 +85,12 @@ class NoiseEvidence:
             epoch: its number, from 0; what is drawn follows from it and the seed.
         """
         ranks = self._ranks
-        counts = item_counts(self._interactions, users, ranks)
-        fifths = popularity_fifths(counts.numpy())
+        holders = Holders.of(self._interactions, users, ranks)
+        fifths = popularity_fifths(holders.counts.numpy())
         seed = (config.seed * EPOCHS_OF_A_SEED + epoch) % 2**63
         strange = strangeness(
-            self._interactions, score, counts,
-            generator=torch.Generator().manual_seed(seed),
-            chunk=config.ranking_chunk, among=users, ranks=ranks,
+            holders, score,
+            generator=torch.Generator().manual_seed(seed), chunk=config.ranking_chunk,
         )  # fmt: skip
         if ranks.replicated:
             strange = ranks.known(strange)
