@@ -5,8 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sgdl_wrap import SelfGuidedDenoiser
+from tests.crossings import Crossings
+from tests.models_zoo import SWITCHING, tiny_data, tiny_denoiser, triple_epoch
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sgdl_wrap"
 # from the ground up: a part imports from parts before it, and from itself
@@ -81,3 +86,28 @@ def test_no_call_has_more_than_six_arguments_outside_constructors(path: Path) ->
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     found = {one.name: arguments(one) for one in functions if one.name != "__init__"}
     assert {name: count for name, count in found.items() if count > 6} == {}
+
+
+# the most that a batch may cross: calls, and files
+IN_PHASE_ONE, IN_A_LEARNING_STEP = (23, 8), (75, 21)
+
+
+def test_a_batch_crosses_no_more_of_the_house_than_it_did() -> None:
+    """A bound to be lowered; raised, it needs a reason in the commit."""
+    data = tiny_data()
+    denoiser = tiny_denoiser(data, "lightgcn", config=SWITCHING)
+    counted: dict[str, list[tuple[int, int]]] = {"I": [], "II": []}
+    for epoch in range(5):
+        for batch in triple_epoch(data, epoch):
+            guide = denoiser._epochs.self_guided
+            learns = guide is not None and guide.learns_next and guide._guidance is not None
+            found = Crossings(batch).of(lambda: _step(denoiser, batch))  # noqa: B023
+            if guide is None or learns:
+                counted["I" if guide is None else "II"].append((len(found.calls), len(found.files)))
+    assert min(counted["I"]) <= IN_PHASE_ONE
+    assert min(counted["II"]) <= IN_A_LEARNING_STEP
+
+
+def _step(denoiser: SelfGuidedDenoiser, batch: Any) -> None:
+    denoiser.before_step(batch)
+    denoiser.step(batch)

@@ -55,6 +55,7 @@ class BatchInHand:
         objective: the loss, without graph.
         gradients: of the parameters that the optimizers hold, once they are known to be finite.
         stepped: one entry for each optimizer that has stepped on it.
+        size: B.
     """
 
     batch: Any
@@ -73,12 +74,11 @@ class BatchInHand:
     objective: Tensor | None = None
     gradients: list[Tensor | None] | None = None
     stepped: list[Any] = field(default_factory=list)
-    _samples: Samples | None = None
+    size: int = field(init=False)
+    _samples: Samples | None = field(default=None, init=False)
 
-    @property
-    def size(self) -> int:
-        """B."""
-        return len(self.pairs)
+    def __post_init__(self) -> None:
+        self.size = len(self.pairs.users)
 
     @property
     def samples(self) -> Samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class SelfGuidedPhase:
             which = hand.samples
             kept = self.is_memorized(which.ids) | (which.negative & self.pointwise)
             return torch.from_numpy(kept).to(device=self._device, dtype=self.dtype)
-        return self.learner.weights(_known(hand.features), ALONE if alone else self._ranks)
+        return self.learner.weights(cast(Tensor, hand.features), ALONE if alone else self._ranks)
 
     def interaction_weights(self, notebook: MemorizationTracker, ids: np.ndarray) -> np.ndarray:
         """w of some interactions by the ψ of now, (n,), before any normalisation.
@@ -164,9 +164,9 @@ class SelfGuidedPhase:
         memorized = self.is_memorized(which.ids)
         if due and self._ranks.any(guidance is not None):
             self._guidance = None  # should it fail, it does not stand in the next step's way
-            losses = _known(hand.losses)
+            losses = cast(Tensor, hand.losses)
             learned = self.learner.learn(
-                losses, _known(hand.features), guidance, user_code.elsewhere,
+                losses, cast(Tensor, hand.features), guidance, user_code.elsewhere,
                 assumed_lr=assumed_lr, lookups=hand.lookups,
             )
             self._guidance = guidance
@@ -239,12 +239,6 @@ class SelfGuidedPhase:
         self._guidance, self._stored_guidance = None, state["guidance"]
         self._steps = state["steps"]
         self._covered = [torch.tensor(share) for share in state["covered"]]
-
-
-def _known(of_a_batch: Tensor | None) -> Tensor:
-    if of_a_batch is None:
-        raise RuntimeError("the losses and features of a batch are taken before it guides")
-    return of_a_batch
 
 
 def _share_touched(products: Tensor) -> Tensor:

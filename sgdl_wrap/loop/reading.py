@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from sgdl_wrap.batches.batch import BatchInHand
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.marks import doubt_of_marks, tells_of_marks
-from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
+from sgdl_wrap.batches.pairs import PairFn, PairReader
 from sgdl_wrap.batches.samples import Samples, doubt_of_unknown, refuse_unknown
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import THIS_BATCH, NonFiniteError, named
@@ -49,6 +49,8 @@ class Reading:
         self._ranks = ranks
         self.reader = PairReader(pair_fn)
         self.looked_at = False
+        # whether batches have told all, and the size above which one is refused none the less
+        self._knows_all, self._most = False, cast("int | None", None)
         # of the first batches, until they mark enough pairs unobserved; None when they did
         self._marked: list[Samples] | None = []
 
@@ -61,13 +63,12 @@ class Reading:
         Raises:
             BatchError: they cannot be read.
         """
-        return BatchInHand(batch, self._pairs(batch), self._interactions, where)
-
-    def _pairs(self, batch: Any) -> Pairs:
-        if not self.reader.is_users:
-            return self.reader(batch)
-        with self._user_code.streams.own(self._user_code.device, advance=False):
-            return self.reader(shallow_copy(batch))
+        if self.reader.is_users:
+            with self._user_code.streams.own(self._user_code.device, advance=False):
+                pairs = self.reader(shallow_copy(batch))
+        else:
+            pairs = self.reader(batch)
+        return BatchInHand(batch, pairs, self._interactions, where)
 
     def looked(self, hand: BatchInHand, *, example: bool = False) -> Lookahead | None:
         """The lookahead; the first batch is looked at closely, and the loss is tried on it.
@@ -84,6 +85,9 @@ class Reading:
                 :meth:`SelfGuidedDenoiser.before_step` at the first batch.
             NonFiniteError: an `example` whose losses or gradients are NaN or Inf.
         """
+        known = self._knows_all and self._user_code.is_tried
+        if known and (self._most is None or hand.size <= self._most):
+            return self._user_code.lookahead
         first, audits = not self.looked_at, self._config.audit_only
         unsure = self._user_code.sliceable is None and not audits
         if first or unsure or self._marked is not None:
@@ -96,7 +100,11 @@ class Reading:
             doubt_storable(hand.batch)
         lookahead = self._user_code.prepare(hand.batch, hand.size, example=example)
         self.looked_at = True
-        check_guidance_fits(hand.size, self._config, sliceable=self._user_code.sliceable)
+        sliceable = self._user_code.sliceable
+        check_guidance_fits(hand.size, self._config, sliceable=sliceable)
+        if self._marked is None and self._user_code.is_tried:
+            self._knows_all = True
+            self._most = self._config.max_guidance_batch if sliceable is False else None
         return lookahead
 
     def _check_pairs(self, hand: BatchInHand, *, first: bool) -> None:
@@ -133,3 +141,4 @@ class Reading:
         """Takes back what :meth:`state_dict` gave."""
         self.looked_at, self.reader.told_apart = bool(state["looked_at"]), bool(state["told_apart"])
         self._marked = None if self.looked_at else []
+        self._knows_all, self._most = False, None

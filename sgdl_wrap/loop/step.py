@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from operator import attrgetter
@@ -100,7 +100,7 @@ class Steps:
         self_guided = self._epochs.self_guided
         with batch_named(hand.where):
             if self_guided is None:
-                self._look(hand)
+                self._reading.looked(hand)
                 self.hand = hand
             else:
                 self._begin_in_phase_two(hand, self_guided)
@@ -171,7 +171,8 @@ class Steps:
             plain = self._user_code.losses(batch, None)[1]
             return plain, plain
         hand = self._claimed(batch)
-        users = self._before_forward(hand)
+        # in Phase II before_step has made the forward
+        users = self._user_code.moment() if hand.losses is None else None
         try:
             with batch_named(hand.where):
                 objective, record = self._objective(hand)
@@ -188,7 +189,8 @@ class Steps:
             return none, none
         except BaseException:
             hand.failed = True
-            users()
+            if users is not None:
+                users()
             raise
         return both
 
@@ -244,12 +246,9 @@ class Steps:
             return False
         return True
 
-    def _before_forward(self, hand: BatchInHand) -> Callable[[], None]:
-        """What takes back the forward that a step makes; in Phase II before_step has made it."""
-        return self._user_code.moment() if hand.losses is None else lambda: None
-
     def _differentiate(self, hand: BatchInHand, penalty: Tensor | None) -> None:
-        users = self._before_forward(hand)
+        # in Phase II before_step has made the forward
+        users = self._user_code.moment() if hand.losses is None else None
         try:
             if penalty is not None:
                 penalty = check_penalty(penalty)
@@ -269,7 +268,7 @@ class Steps:
         except NonFiniteError:  # the forward was the user's own, as in plain training
             raise
         except BaseException:
-            if hand.gradients is None:
+            if users is not None and hand.gradients is None:
                 users()
             raise
 
@@ -315,9 +314,9 @@ class Steps:
         logger.warning("Batch left out. %s", named(str(error), hand.where))
 
     def _look(self, hand: BatchInHand) -> Lookahead | None:
-        """The lookahead, once the first batch was looked at; anew if parameters were exchanged."""
+        """The lookahead of Phase II; anew if parameters were exchanged."""
         lookahead = self._reading.looked(hand)
-        if self._epochs.self_guided is None or lookahead is None or lookahead.is_current():
+        if lookahead is None or lookahead.is_current():
             return lookahead
         check_optimizers(self._user_code.modules, self._optimizers)
         return self._user_code.renewed(hand.batch, hand.size)

@@ -124,6 +124,11 @@ class UserCode:
             return scores.reshape(1)  # as of a model that ends in squeeze()
         return scores
 
+    @property
+    def is_tried(self) -> bool:
+        """Whether the loss was tried, and is known to be one that can be guided."""
+        return self.lookahead is not None and self._tried and self.sliceable is not None
+
     def prepare(self, batch: Any, size: int, *, example: bool = False) -> Lookahead:
         """The lookahead, built and tried at the first batch; nothing of the user's changes.
 

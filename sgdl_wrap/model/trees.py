@@ -71,8 +71,15 @@ def _with_attributes(tree: Any, values: dict[str, Any]) -> Any:
     return new
 
 
+def _is_flat(batch: Any) -> bool:
+    """Whether it is a plain tuple or list of tensors, as most batches are."""
+    return type(batch) in (tuple, list) and all(isinstance(leaf, Tensor) for leaf in batch)
+
+
 def arrays_of(tree: Any) -> list[Any]:
     """Every tensor and array of a batch, depth first."""
+    if _is_flat(tree):
+        return list(tree)
     found: list[Any] = []
 
     def note(leaf: Any) -> Any:
@@ -239,7 +246,7 @@ def detached_copy(batch: Any) -> Any:
 
 def shallow_copy(batch: Any) -> Any:
     """A batch of the same arrays, whose containers may be written to: a loss may pop from them."""
-    return map_arrays(batch, lambda leaf: leaf)
+    return type(batch)(batch) if _is_flat(batch) else map_arrays(batch, lambda leaf: leaf)
 
 
 def versions(batch: Any) -> list[int]:

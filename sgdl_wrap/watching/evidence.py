@@ -133,9 +133,12 @@ class NoiseEvidence:
 
         Suspicion times the confidence of the interaction's fifth of popularity.
         """
+        return self._noise_probability(ids, self.fifths_of(ids))
+
+    def _noise_probability(self, ids: np.ndarray, fifths: np.ndarray) -> np.ndarray:
         if self.share is None:
             return np.zeros(len(ids))
-        confidence = np.array(self.share.confidence)[self.fifths_of(ids)]
+        confidence = np.array(self.share.confidence)[fifths]
         found: np.ndarray = np.nan_to_num(self.suspicion[ids]) * confidence
         return found
 
@@ -145,7 +148,8 @@ class NoiseEvidence:
         1 - p, less what would move weights along popularity and is not sure
         (:func:`~sgdl_wrap.equations.suspicion.evened`); 1 where nothing is noise.
         """
-        believed = (1 - self.noise_probability(ids)) * self._factors[self.fifths_of(ids)]
+        fifths = self.fifths_of(ids)
+        believed = (1 - self._noise_probability(ids, fifths)) * self._factors[fifths]
         found: np.ndarray = np.minimum(believed, 1.0)
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -30,8 +32,11 @@ def found_of(
     interactions: Interactions, scores: torch.Tensor, *, seed: int = 0, chunk: int = 64,
     among: tuple[int, int] | None = None,
 ) -> np.ndarray:
+    holders = Holders.of(interactions)
+    if among is not None:  # the counts are those of all ranks
+        holders = replace(holders, first=among[0], last=among[1])
     return strangeness(
-        Holders.of(interactions, among), lambda users, items: scores[users, items],
+        holders, lambda users, items: scores[users, items],
         generator=torch.Generator().manual_seed(seed), chunk=chunk,
     )  # fmt: skip
 
