@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.models.lightgcn import LightGCN, bpr_loss
-from examples.models.neumf import NeuMF, bce_loss
+from bench.models.lightgcn import LightGCN, bpr_loss
+from bench.models.neumf import NeuMF, bce_loss
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.self_guided.weighting import WeightingFunction
 

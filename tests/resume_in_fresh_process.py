@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from tests.models_zoo import (
     labelled_epoch,

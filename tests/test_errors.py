@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import sgdl_wrap
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import (
     DenoiserConfig,
     DenoiserError,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import BatchError, DenoiserConfig, Phase, SelfGuidedDenoiser
 from sgdl_wrap.self_guided import lookahead as lookahead_module
 from tests.models_zoo import (

@@ -10,7 +10,7 @@ import pytest
 import sklearn.mixture  # noqa: F401  (its import may draw from the streams: test_plain_equality)
 import torch
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, Phase
 from sgdl_wrap.self_guided.learner import SelfGuidedLearner
 from tests.models_zoo import (

@@ -10,7 +10,7 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 from torch import Tensor
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import Phase, SelfGuidedDenoiser
 from sgdl_wrap.interactions import Interactions
 from tests.models_zoo import (

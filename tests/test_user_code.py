@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.models.neumf import bce_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import LossError, UnsupportedModelError
 from sgdl_wrap.user_code import UserCode
 from tests.models_zoo import (

@@ -13,7 +13,7 @@ from bench.cells.queue import THREADS, Plan, Queue
 from bench.cells.results import Results
 from bench.cells.tuning import MOST
 from bench.data import conditions, sources
-from examples.reproduction.provenance import current_provenance
+from bench.provenance import current_provenance
 from sgdl_wrap import DenoiserConfig
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from examples.interaction_data import Flags, Ids, InteractionData
-from examples.reproduction.noise_injection import clean_part
+from bench.data.interaction_data import Flags, Ids, InteractionData
+from bench.study.noise_injection import clean_part
 
 INJECTED = {
     f"{kind}-{percent}": (percent / 100, kind == "popular")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.interaction_data import Ids, InteractionData
+from bench.data.interaction_data import Ids, InteractionData
 
 SIZES = {
     "planted-400": {"n_users": 400, "n_items": 600, "clicks_per_user": 50},

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
 from sgdl_wrap.batches import backlog
 from sgdl_wrap.batches.backlog import (

@@ -21,8 +21,8 @@ from bench.cells.queue import Plan, Queue
 from bench.cells.results import Results
 from bench.cells.run import train
 from bench.cells.tuning import Point, Tuned, search
+from bench.data.planted_preferences import generate
 from bench.families import FAMILIES, Family, Settings
-from examples.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig
 
 CELL = Cell("bpr-mf", "ml100k", "natural")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench.data.planted_preferences import generate
 from bench.families import FAMILIES, Family
-from examples.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
 from sgdl_wrap.batches.pairs import PairReader
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.self_guided.tables import LARGE
 from tests.models_zoo import MLPScorer, TinyData, labelled_epoch, seeded, tiny_data, triple_epoch

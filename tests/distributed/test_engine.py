@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, UnsupportedModelError
 from tests.models_zoo import (
     MLPScorer,

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, DenoiserError, SelfGuidedDenoiser, merge_states
 from sgdl_wrap.distributed import layout
 from sgdl_wrap.distributed.ranks import CHUNK

@@ -1,0 +1,23 @@
+"""Options that several commands of the bench have."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from dataclasses import fields
+from typing import Any
+
+from sgdl_wrap import DenoiserConfig
+
+
+def denoiser_setting(text: str) -> tuple[str, Any]:
+    """A field of the config and its value: a Python literal, or else a word."""
+    name, equals, value = text.partition("=")
+    if not equals or name not in {field.name for field in fields(DenoiserConfig)}:
+        raise argparse.ArgumentTypeError(
+            f"expected FIELD=VALUE with a field of DenoiserConfig, got {text!r}"
+        )
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
