@@ -21,6 +21,7 @@ from sgdl_wrap.errors import (
 )
 from sgdl_wrap.memorization.transition import Phase
 from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.variants import Variants
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "StateError",
     "SwitchError",
     "UnsupportedModelError",
+    "Variants",
     "load_checkpoint",
     "merge_states",
     "save_checkpoint",

@@ -201,11 +201,11 @@ def check_evidence(interactions: Interactions, config: DenoiserConfig) -> None:
             f"{interactions.n_items}: all weights stay at one. Set evidence_weights=False for "
             "weights by the guidance alone, or hash rare items together."
         )
-    by_user = config.noise_rate is None and config.loss_normalization == "user"
+    by_user = config.noise_rate is None and config.variants.loss_normalization == "user"
     if by_user and interactions.counts.max() < 2:
         raise NoiseRateError(
             "Expected users with two or more interactions, got one each: per-user scaling maps "
-            "every loss to 0. Set loss_normalization='global' in the config, or noise_rate."
+            "every loss to 0. Set Variants(loss_normalization='global'), or noise_rate."
         )
 
 
@@ -302,7 +302,7 @@ def check_guidance_fits(
     """
     most = config.max_guidance_batch
     too_large = most is not None and size > most
-    if config.denoising_learning and sliceable is False and too_large:
+    if config.variants.denoising_learning and sliceable is False and too_large:
         raise BatchError(
             f"Expected at most max_guidance_batch={most} samples in a batch whose rows have other "
             f"losses alone, got {size} in {where}: guidance evaluates all of it at once. Make "

@@ -87,7 +87,7 @@ class Reading:
             if first:
                 self._try_for_an_audit(batch, len(pairs), example=example)
             return None
-        if first and self._config.denoising_learning:
+        if first and self._config.variants.denoising_learning:
             doubt_storable(batch)
         lookahead = self._user_code.prepare(batch, len(pairs), example=example)
         self.looked_at = True

@@ -123,7 +123,7 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     # the easy ones are so many that they would flatten the rest
     axes.set(xlabel="loss, scaled per user to 0 ... 1", ylabel="density, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.02, 3 * max(float(density.max()), 1.0)))
-    if denoiser.config.loss_normalization == "global":
+    if denoiser.config.variants.loss_normalization == "global":
         axes.set_xlabel("loss, scaled to 0 ... 1")
     axes.legend(title=f"σ̂ = {mixture.value:.3f}", title_fontsize=7.5)
 
@@ -143,7 +143,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     if self_guided.learner is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
-    names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
+    names, g = self_guided.config.inputs, self_guided.learner.weighting
     tracker = denoiser._epochs.tracker
     over, values = "loss", tracker.latest_losses()
     if {"loss", "smoothed_loss"}.isdisjoint(names):
@@ -197,7 +197,7 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.8, 4 * highest))  # room for the legend
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    if denoiser._epochs.self_guided.config.weight_normalization == "none":
+    if denoiser._epochs.self_guided.config.variants.weight_normalization == "none":
         axes.set_xlabel("weight")
     axes.legend(loc="upper center", ncols=2)
 
@@ -214,7 +214,7 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         return
     ids, probabilities = self_guided.learner.selector.probabilities()
     if len(ids) == 0:
-        none = self_guided.config.denoising_scheduler == "none"
+        none = self_guided.config.variants.denoising_scheduler == "none"
         _say(axes, "none: all guide alike" if none else "comes with the first guidance")
         return
     losses = denoiser._epochs.tracker.losses[ids]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sgdl_wrap.batches.samples import Samples
 from sgdl_wrap.batches.trees import pack, unpack
-from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.config import BY_LOSS_KIND, DenoiserConfig
 from sgdl_wrap.distributed.ranks import ALONE, Ranks
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.self_guided.guidance import Guidance, ScoresBelowCut, choose_guidance
@@ -21,9 +21,7 @@ from sgdl_wrap.self_guided.lookahead import Lookahead
 from sgdl_wrap.self_guided.similarity import standardized
 from sgdl_wrap.self_guided.tables import Lookup
 
-_SETTLED = (  # what may be left to the kind of loss
-    "weight_inputs", "memorized_data", "meta_lr", "weighting_entropy",
-)  # fmt: skip
+_SETTLED = ("loss_kind", *BY_LOSS_KIND["ranking"])  # what is found out at the switch
 
 
 class SelfGuidedPhase:
@@ -32,12 +30,11 @@ class SelfGuidedPhase:
     Args:
         memorized: M as it begins, sorted interaction ids, (|M|,) int64.
         n_interactions: N.
-        config: the variants, settled; without `denoising_learning` nothing is learned and M alone
+        config: the settings, settled; without `denoising_learning` nothing is learned and M alone
             is trained on (Table 3, w/o DLS).
         device, dtype: of ψ and φ.
         ranks: those that learn ψ and φ together.
         loss_scale: what g divides losses by.
-        pointwise: whether unobserved pairs are samples of their own, which train and guide, too.
     """
 
     def __init__(
@@ -50,17 +47,15 @@ class SelfGuidedPhase:
         dtype: torch.dtype,
         ranks: Ranks = ALONE,
         loss_scale: float = 1.0,
-        pointwise: bool,
     ) -> None:
         self._ranks = ranks
-        self.pointwise = pointwise
         self.memorized = memorized
         self.config = config
         self.dtype = dtype
         self._device = device
         self._mask = _mask(memorized, n_interactions)
         self.learner: SelfGuidedLearner | None = None
-        if config.denoising_learning:
+        if config.variants.denoising_learning:
             self.learner = SelfGuidedLearner(
                 memorized, config, device=device, dtype=dtype, ranks=ranks, loss_scale=loss_scale
             )
@@ -68,6 +63,11 @@ class SelfGuidedPhase:
         self._guidance: Guidance | None = None
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether unobserved pairs are samples of their own, which train and guide, too."""
+        return self.config.loss_kind == "pointwise"
 
     def following(self, memorized: np.ndarray) -> SelfGuidedPhase:
         """That of M as it is now, sorted interaction ids, (|M|,) int64; this one stays as it is."""
@@ -173,7 +173,7 @@ class SelfGuidedPhase:
             )
             self._guidance = guidance
             self._covered = [*self._covered, _share_touched(learned.alignments.rows)]
-            if self.config.similarity == "alignment":
+            if self.config.variants.similarity == "alignment":
                 everywhere = learned.alignments
                 products = everywhere.own(standardized(everywhere.rows))
                 places = torch.from_numpy(memorized).to(products.device)
@@ -184,7 +184,7 @@ class SelfGuidedPhase:
             self._guidance = choose_guidance(
                 batch, which, memorized,
                 size=self._ranks.share(self.config.guidance_size),
-                with_negatives=self.pointwise and self.config.guidance_labels == "both",
+                with_negatives=self.pointwise and self.config.variants.guidance_labels == "both",
                 outside_list=outside_list,
                 sliceable=sliceable,
                 generator=self._ranks.generator(self.learner.generator, self._steps),
@@ -231,7 +231,6 @@ class SelfGuidedPhase:
             "guidance": guidance,
             "steps": self._steps,
             "covered": [float(share) for share in self._covered],
-            "pointwise": self.pointwise,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
