@@ -10,34 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sgdl_wrap.arguments import check_evidence, check_kinds
+from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.pairs import PairFn
-from sgdl_wrap.checks import (
-    check_device,
-    check_evidence,
-    check_kinds,
-    check_model,
-    check_optimizers,
-    check_scores,
-)
-from sgdl_wrap.compiled import say_where_compiled
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.distributed.engine import ranks_of, refuse_join
-from sgdl_wrap.distributed.layout import settle
-from sgdl_wrap.distributed.ranks import ALONE
-from sgdl_wrap.distributed.resharding import rank_header, state_of_rank
-from sgdl_wrap.epochs import Epochs
 from sgdl_wrap.errors import InteractionsError, OrderError, StateError
-from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.reading import Reading
-from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.loop.epoch import Epochs
+from sgdl_wrap.loop.reading import Reading
+from sgdl_wrap.loop.step import Steps
+from sgdl_wrap.model.calls import ScoreFn, UserCode
+from sgdl_wrap.model.compiled import say_where_compiled
+from sgdl_wrap.model.engine import refuse_join
+from sgdl_wrap.model.refusals import check_device, check_model, check_optimizers
+from sgdl_wrap.model.scores import check_scores
+from sgdl_wrap.model.twin import LossFn
+from sgdl_wrap.model.untouched import all_or_nothing, outside_inference_mode
+from sgdl_wrap.ranks.layout import settle
+from sgdl_wrap.ranks.ranks import ALONE, ranks_of
+from sgdl_wrap.ranks.resharding import rank_header, state_of_rank
+from sgdl_wrap.records import EpochRecord, Phase
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
-from sgdl_wrap.self_guided.lookahead import LossFn
-from sgdl_wrap.state import broken_state_refused, check_header, check_seal, header, sealed
-from sgdl_wrap.steps import Steps
-from sgdl_wrap.user_code import ScoreFn, UserCode
-from sgdl_wrap.without_trace import all_or_nothing, outside_inference_mode
+from sgdl_wrap.saving.header import broken_state_refused, check_header, check_seal, header, sealed
 
 logger = logging.getLogger("sgdl_wrap")
 
@@ -146,12 +140,17 @@ class SelfGuidedDenoiser:
         if enabled:
             logger.info("No switch can come before epoch %d.", self._epochs.first_switch)
             check_evidence(self.interactions, self.config)
-            check_scores(
-                self._user_code.score, self.interactions, chunk=self.config.ranking_chunk
-            )
+            self._try_scores()
             if example_batch is not None:
                 pairs = self._reading.pairs(example_batch)
                 self._reading.looked(example_batch, pairs, self._epochs.where(), example=True)
+
+    def _try_scores(self) -> None:
+        pairs, some = self.interactions, slice(8)
+        check_scores(
+            self._user_code.score, pairs.ids_at(pairs.places(some)), pairs.items[some],
+            n_items=pairs.n_items, chunk=self.config.ranking_chunk, least=int(pairs.items.min()),
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ what a person reads
 

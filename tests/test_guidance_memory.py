@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.models.lightgcn import bpr_loss
 from bench.models.neumf import bce_loss
 from sgdl_wrap import BatchError, DenoiserConfig, Phase, SelfGuidedDenoiser, Variants
-from sgdl_wrap.self_guided import lookahead as lookahead_module
+from sgdl_wrap.model import twin as lookahead_module
 from tests.models_zoo import (
     MLPScorer,
     assert_identical,

@@ -12,7 +12,7 @@ import torch
 
 from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, Phase
-from sgdl_wrap.self_guided.learner import SelfGuidedLearner
+from sgdl_wrap.guiding.learner import SelfGuidedLearner
 from tests.models_zoo import (
     SWITCHING,
     build,

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from sgdl_wrap import EpochRecord, Phase, added_time, records
+from sgdl_wrap import EpochRecord, Phase
+from sgdl_wrap.loop import progress
+from sgdl_wrap.model import clock as stopwatch
 from tests.models_zoo import SWITCHING, seeded, tiny_data, tiny_denoiser, triple_epoch
 
 DATA = tiny_data()
@@ -48,8 +50,8 @@ def test_plain_seconds_are_those_of_loss_backward_and_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(added_time.time, "perf_counter", clock)
-    monkeypatch.setattr(records.time, "perf_counter", clock)
+    monkeypatch.setattr(stopwatch.time, "perf_counter", clock)
+    monkeypatch.setattr(progress.time, "perf_counter", clock)
     denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
     code = denoiser._user_code
     inner, rank, guide = code.loss_fn, code.score, code.streams.own

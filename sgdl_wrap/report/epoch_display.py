@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.records import EpochRecord, Phase
 
 
 def epoch_line(record: EpochRecord) -> str:

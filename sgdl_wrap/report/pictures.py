@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap.errors import DenoiserError
-from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.records import Phase
 
 if TYPE_CHECKING:
     from sgdl_wrap.denoiser import SelfGuidedDenoiser

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sgdl_wrap.distributed.ranks import ALONE, Ranks
+from sgdl_wrap.ranks.ranks import ALONE, Ranks
 
 MOST = 1 << 16  # interactions looked at: more change the second decimal no more
 SUSPICIOUS = 0.9  # above this quantile of suspicion

@@ -1,0 +1,34 @@
+"""g reads losses of the order of one, whatever the loss function's own scale is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sgdl_wrap.records import EpochRecord, Phase
+
+_LOSSES = ("loss", "smoothed_loss")
+
+
+def loss_scale(history: Sequence[EpochRecord]) -> float:
+    """max(1, |mean loss of the last epoch of Phase I|): what g's losses are divided by.
+
+    g is drawn for losses of the order of one: a negative log-likelihood of 7, or 700 where it is
+    summed over a row, lies where its sigmoid is flat, and all weights are alike or zero. Losses
+    below one, as BPR's and BCE's soon are, are left as they are (deviation 21).
+
+    Args:
+        history: records of the epochs that have ended, oldest first.
+    """
+    losses = [record.loss for record in history if record.phase is Phase.MEMORIZATION]
+    return max(1.0, abs(losses[-1])) if losses else 1.0
+
+
+def input_units(names: Sequence[str], scale: float) -> list[float] | None:
+    """What each of g's inputs is divided by: `scale` for losses, else 1; None where all are 1.
+
+    Args:
+        names: of the inputs, as `weight_inputs` names them.
+        scale: as of :func:`loss_scale`.
+    """
+    units = [scale if name in _LOSSES else 1.0 for name in names]
+    return units if max(units) > 1.0 else None
