@@ -20,6 +20,7 @@ from sgdl_wrap.errors import (
 )
 from sgdl_wrap.ranks.resharding import merge_states
 from sgdl_wrap.records import EpochRecord, Phase
+from sgdl_wrap.variants import Variants
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "StateError",
     "SwitchError",
     "UnsupportedModelError",
+    "Variants",
     "load_checkpoint",
     "merge_states",
     "save_checkpoint",

@@ -42,9 +42,9 @@ def check_evidence(interactions: Interactions, config: DenoiserConfig) -> None:
             f"{interactions.n_items}: all weights stay at one. Set evidence_weights=False for "
             "weights by the guidance alone, or hash rare items together."
         )
-    by_user = config.noise_rate is None and config.loss_normalization == "user"
+    by_user = config.noise_rate is None and config.variants.loss_normalization == "user"
     if by_user and interactions.counts.max() < 2:
         raise NoiseRateError(
             "Expected users with two or more interactions, got one each: per-user scaling maps "
-            "every loss to 0. Set loss_normalization='global' in the config, or noise_rate."
+            "every loss to 0. Set Variants(loss_normalization='global'), or noise_rate."
         )

@@ -371,7 +371,7 @@ SWITCHING = DenoiserConfig(
 
 def settled(**changes: Any) -> DenoiserConfig:
     """As a pointwise loss settles it: what Phase II is built with."""
-    return DenoiserConfig(**{"evidence_weights": False, **changes}).settled(pointwise=True)
+    return DenoiserConfig().but(**{"evidence_weights": False, **changes}).settled(pointwise=True)
 
 
 def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:

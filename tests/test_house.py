@@ -16,9 +16,9 @@ from tests.models_zoo import SWITCHING, tiny_data, tiny_denoiser, triple_epoch
 PACKAGE = Path(__file__).resolve().parents[1] / "sgdl_wrap"
 # from the ground up: a part imports from parts before it, and from itself
 FLOORS = (
-    "errors", "notices", "config", "records", "equations", "model", "batches", "saving", "ranks",
-    "watching", "guiding", "report", "loop", "arguments", "denoiser", "checkpoint", "integrations",
-    "testing", "command", "__main__", "__init__",
+    "errors", "notices", "fields", "variants", "config", "records", "equations", "model",
+    "batches", "saving", "ranks", "watching", "guiding", "report", "loop", "arguments",
+    "denoiser", "checkpoint", "integrations", "testing", "command", "__main__", "__init__",
 )  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -79,7 +79,7 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
     if len(dict(options.set)) < len(options.set):
         parser.error("expected each field of --set once, got some twice")
     try:
-        DenoiserConfig(**dict(options.set))
+        DenoiserConfig().but(**dict(options.set))
     except DenoiserError as error:
         parser.error(str(error))
     return options

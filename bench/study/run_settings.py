@@ -79,7 +79,7 @@ def written_out(method: str, options: dict[str, Any], *, pointwise: bool) -> dic
     if method != "sgdl":
         return options
     own = options.get("config", {})
-    config = DenoiserConfig(**own).settled(pointwise=pointwise).as_dict()
+    config = DenoiserConfig().but(**own).settled(pointwise=pointwise).as_dict()
     for name in {"seed", "history_length"} - set(own):  # the run's and the recipe's
         del config[name]
     return {**options, "config": config}

@@ -104,7 +104,7 @@ def make_trace(
         training = set_up(recipe, noisy, settings.seed, fused=True)
         denoiser = wrap(
             training,
-            DenoiserConfig(**settings.denoiser).but(
+            DenoiserConfig().but(**settings.denoiser).but(
                 seed=settings.seed, history_length=recipe.history_length, audit_only=audit_only
             ),
         )

@@ -113,7 +113,7 @@ def check_guidance_fits(size: int, config: DenoiserConfig, *, sliceable: bool | 
     """
     most = config.max_guidance_batch
     too_large = most is not None and size > most
-    if config.denoising_learning and sliceable is False and too_large:
+    if config.variants.denoising_learning and sliceable is False and too_large:
         raise BatchError(
             f"Expected at most max_guidance_batch={most} samples in a batch whose rows have other "
             f"losses alone, got {size} in this batch: guidance evaluates all of it at once. "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sgdl_wrap.batches.batch import BatchInHand
 from sgdl_wrap.batches.samples import refuse_unknown
-from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.config import BY_LOSS_KIND, DenoiserConfig
 from sgdl_wrap.equations.similarity import standardized
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.guiding.guidance import Guidance, GuidanceDraw
@@ -24,9 +24,7 @@ from sgdl_wrap.watching.notebook import MemorizationTracker
 from sgdl_wrap.watching.ranking import RankingLists
 
 CHUNK = 1 << 16  # interactions that are weighted at once
-_SETTLED = (  # what may be left to the kind of loss
-    "weight_inputs", "memorized_data", "meta_lr", "weighting_entropy",
-)  # fmt: skip
+_SETTLED = ("loss_kind", *BY_LOSS_KIND["ranking"])  # what is found out at the switch
 
 
 class SelfGuidedPhase:
@@ -35,12 +33,11 @@ class SelfGuidedPhase:
     Args:
         memorized: M as it begins, sorted interaction ids, (|M|,) int64.
         n_interactions: N.
-        config: the variants, settled; without `denoising_learning` nothing is learned and M alone
+        config: the settings, settled; without `denoising_learning` nothing is learned and M alone
             is trained on (Table 3, w/o DLS).
         device, dtype: of ψ and φ.
         ranks: those that learn ψ and φ together.
         loss_scale: what g divides losses by.
-        pointwise: whether unobserved pairs are samples of their own, which train and guide, too.
     """
 
     def __init__(
@@ -53,17 +50,15 @@ class SelfGuidedPhase:
         dtype: torch.dtype,
         ranks: Ranks = ALONE,
         loss_scale: float = 1.0,
-        pointwise: bool,
     ) -> None:
         self._ranks = ranks
-        self.pointwise = pointwise
         self.memorized = memorized
         self.config = config
         self.dtype = dtype
         self._device = device
         self._mask = _mask(memorized, n_interactions)
         self.learner: SelfGuidedLearner | None = None
-        if config.denoising_learning:
+        if config.variants.denoising_learning:
             self.learner = SelfGuidedLearner(
                 memorized, config, device=device, dtype=dtype, ranks=ranks, loss_scale=loss_scale
             )
@@ -71,6 +66,11 @@ class SelfGuidedPhase:
         self._guidance: Guidance | None = None
         self._stored_guidance: dict[str, Any] | None = None  # loaded, waits for a live batch
         self._steps = 0
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether unobserved pairs are samples of their own, which train and guide, too."""
+        return self.config.loss_kind == "pointwise"
 
     def following(self, memorized: np.ndarray) -> SelfGuidedPhase:
         """That of M as it is now, sorted interaction ids, (|M|,) int64; this one stays as it is."""
@@ -171,7 +171,7 @@ class SelfGuidedPhase:
             )
             self._guidance = guidance
             self._covered = [*self._covered, _share_touched(learned.alignments.rows)]
-            if self.config.similarity == "alignment":
+            if self.config.variants.similarity == "alignment":
                 everywhere = learned.alignments
                 products = everywhere.own(standardized(everywhere.rows))
                 places = torch.from_numpy(memorized).to(products.device)
@@ -181,7 +181,7 @@ class SelfGuidedPhase:
         if next_is_due:
             draw = GuidanceDraw(
                 size=self._ranks.share(self.config.guidance_size),
-                with_negatives=self.pointwise and self.config.guidance_labels == "both",
+                with_negatives=self.pointwise and self.config.variants.guidance_labels == "both",
                 outside_list=lists.outside,
                 sliceable=bool(user_code.sliceable),
                 generator=self._ranks.generator(self.learner.generator, self._steps),
@@ -229,7 +229,6 @@ class SelfGuidedPhase:
             "guidance": guidance,
             "steps": self._steps,
             "covered": [float(share) for share in self._covered],
-            "pointwise": self.pointwise,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

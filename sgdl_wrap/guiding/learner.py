@@ -75,14 +75,14 @@ class SelfGuidedLearner:
     ) -> None:
         self.config = config
         self._ranks = ranks
-        self._divides = config.weight_normalization == "mean"
-        self._entropy = cast(float, config.weighting_entropy)  # settled
+        self._divides = config.variants.weight_normalization == "mean"
+        self._entropy = cast(float, config.variants.weighting_entropy)  # settled
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         kind = {"generator": self.generator, "device": device, "dtype": dtype}
         self.weighting = WeightingFunction(
-            len(config.weight_inputs), config.weight_hidden,
+            len(config.inputs), config.variants.weight_hidden,
             believes=config.evidence_weights,
-            input_units=input_units(config.weight_inputs, loss_scale),
+            input_units=input_units(config.inputs, loss_scale),
             **kind,  # type: ignore[arg-type]
         )
         self.selector = GuidanceSelector(
@@ -91,7 +91,7 @@ class SelfGuidedLearner:
         meta_lr = cast(float, config.meta_lr)  # settled
         learned: list[tuple[nn.Module, float]] = [(self.weighting, meta_lr)]
         if self.selector.network is not None:
-            learned.append((self.selector.network, config.denoising_scheduler_lr))
+            learned.append((self.selector.network, config.variants.denoising_scheduler_lr))
         self.optimizer = adam(*learned)
 
     def following(self, memorized: np.ndarray) -> SelfGuidedLearner:
@@ -151,7 +151,7 @@ class SelfGuidedLearner:
         relative = raw.detach() / mean
         weights = relative if self._divides else raw.detach()
         vector = weights.to(losses.dtype, copy=True).requires_grad_()
-        cosines = self.config.similarity == "paper" and self.selector.factors is not None
+        cosines = self.config.variants.similarity == "paper" and self.selector.factors is not None
         if cosines or lookups is None or self._ranks.several:  # which need all of θ̂
             lookups = {}
         ascent = ascent_direction(losses, theta, lookups, vector)

@@ -84,16 +84,16 @@ class GuidanceSelector:
         self.generator = generator
         self._device, self._dtype = device, dtype
         self.network: LSTMScheduler | MLPScheduler | None = None
-        if config.denoising_scheduler in ("lstm", "mlp"):
-            make = LSTMScheduler if config.denoising_scheduler == "lstm" else MLPScheduler
+        if config.variants.denoising_scheduler in ("lstm", "mlp"):
+            make = LSTMScheduler if config.variants.denoising_scheduler == "lstm" else MLPScheduler
             self.network = make(
-                config.denoising_scheduler_hidden,
+                config.variants.denoising_scheduler_hidden,
                 generator=generator, device=device, dtype=dtype,
             )
         self.factors: FactorHistory | None = None
-        if config.denoising_scheduler != "none":
+        if config.variants.denoising_scheduler != "none":
             kind = np.dtype(str(dtype).removeprefix("torch."))
-            self.factors = FactorHistory(memorized, config.factor_history, dtype=kind)
+            self.factors = FactorHistory(memorized, config.variants.factor_history, dtype=kind)
 
     def following(self, memorized: np.ndarray) -> GuidanceSelector:
         """That of another M, sorted interaction ids; φ is the same."""
@@ -148,7 +148,7 @@ class GuidanceSelector:
 
     def _drawn(self, logits: Tensor) -> tuple[Tensor, float, Tensor]:
         """Soft draws, their τ, and the shares, of the logits of all ranks."""
-        draws, tau = self.config.gumbel_draws, self.config.gumbel_tau
+        draws, tau = self.config.variants.gumbel_draws, self.config.variants.gumbel_tau
         if draws is None:
             expected = expected_draw(logits)
             return expected, 1.0, expected[0]
@@ -213,7 +213,7 @@ class GuidanceSelector:
         with torch.no_grad():
             in_logits = shares_gradient(scheduled.soft, seen, scheduled.tau)
             in_logits *= len(seen) / len(losses)  # the part that these samples divide
-            strength = self.config.denoising_scheduler_entropy
+            strength = self.config.variants.denoising_scheduler_entropy
             if strength > 0:
                 spread = losses.std(unbiased=False)
                 in_logits += strength * spread * negative_entropy_gradient(everywhere.rows)

@@ -100,7 +100,7 @@ class Epochs:
         self._user_code = user_code
         self._display = display
         self._total = ranks.total(len(interactions))
-        self._detector = TransitionDetector(config.noise_rate_shift, config.switch_timeout)
+        self._detector = TransitionDetector(config.variants.noise_rate_shift, config.switch_timeout)
         self.tracker = MemorizationTracker(interactions, config, ranks)
         self.backlog = Backlog()
         # what the backlog has shown, while it is written down
@@ -348,8 +348,8 @@ class Epochs:
         ended = Ended(record, tracker, self_guided, memorized, findings.gap)
         if self_guided is not None:
             guiding = self_guided.memorized
-            if self_guided.config.memorized_data != "switch":
-                steady = self_guided.config.memorized_data == "steady"
+            if self_guided.config.variants.memorized_data != "switch":
+                steady = self_guided.config.variants.memorized_data == "steady"
                 guiding = tracker.memorized_ids(steady=steady)
             return replace(ended, self_guided=self_guided.following(guiding))
         if noise_rate is None or self._config.audit_only:
@@ -363,7 +363,7 @@ class Epochs:
         pointwise = are_pointwise(int(samples), int(observed), int(negatives))
         self_guided = self._new_phase(
             tracker.memorized_ids(), self._config.settled(pointwise=pointwise),
-            [*self.history, record], pointwise=pointwise,
+            [*self.history, record],
         )  # fmt: skip
         tracker.note_switch(findings)
         return replace(ended, self_guided=self_guided)
@@ -418,7 +418,7 @@ class Epochs:
             )
         logger.info(
             "Phase II begins after epoch %d: %d memorized, a %s loss", record.epoch,
-            ended.memorized, "pointwise" if ended.self_guided.pointwise else "ranking",
+            ended.memorized, ended.self_guided.config.loss_kind,
         )  # fmt: skip
         if ended.verdict is Verdict.TIMED_OUT:
             warn(
@@ -453,8 +453,6 @@ class Epochs:
         memorized: np.ndarray,
         config: DenoiserConfig,
         history: Sequence[EpochRecord],
-        *,
-        pointwise: bool,
     ) -> SelfGuidedPhase:
         kind = next(self._user_code.model.parameters()).dtype
         return SelfGuidedPhase(
@@ -465,7 +463,6 @@ class Epochs:
             dtype=torch.promote_types(kind, torch.float32),
             ranks=self._ranks,
             loss_scale=loss_scale(history),
-            pointwise=pointwise,
         )
 
     def _new_epoch(self, *, first: bool) -> RunningEpoch:
@@ -506,7 +503,6 @@ class Epochs:
                     guided["memorized"].cpu().numpy(),
                     self._config.but(**guided["settled"]),
                     history,
-                    pointwise=bool(guided["pointwise"]),
                 )
                 self_guided.load_state_dict(guided)
             running = RunningEpoch.from_state(state["epoch"], len(self._interactions))

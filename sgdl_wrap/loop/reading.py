@@ -96,7 +96,7 @@ class Reading:
             if first:
                 self._try_for_an_audit(hand, example=example)
             return None
-        if first and self._config.denoising_learning:
+        if first and self._config.variants.denoising_learning:
             doubt_storable(hand.batch)
         lookahead = self._user_code.prepare(hand.batch, hand.size, example=example)
         self.looked_at = True

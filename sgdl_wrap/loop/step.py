@@ -369,8 +369,8 @@ class Steps:
         )
 
     def _assumed_lr(self) -> float:
-        if self._config.assumed_lr is not None:
-            return self._config.assumed_lr
+        if self._config.variants.assumed_lr is not None:
+            return self._config.variants.assumed_lr
         rates = (float(g["lr"]) for optimizer in self._optimizers for g in optimizer.param_groups)
         return next((rate for rate in rates if rate), 0.0)  # of 0, ψ would learn nothing
 

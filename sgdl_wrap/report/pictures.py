@@ -127,7 +127,7 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> Non
     # the easy ones are so many that they would flatten the rest
     axes.set(xlabel="loss, scaled per user to 0 ... 1", ylabel="density, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.02, 3 * max(float(density.max()), 1.0)))
-    if known.config.loss_normalization == "global":
+    if known.config.variants.loss_normalization == "global":
         axes.set_xlabel("loss, scaled to 0 ... 1")
     axes.legend(title=f"σ̂ = {mixture.value:.3f}", title_fontsize=7.5)
 
@@ -144,7 +144,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) 
     if known.learned is None:
         _say(axes, _BEFORE)
         return
-    names, g = known.learned.config.weight_inputs, known.learned.weighting
+    names, g = known.learned.config.inputs, known.learned.weighting
     if g is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
@@ -201,7 +201,7 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> None:
     axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.8, 4 * highest))  # room for the legend
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    if known.learned.config.weight_normalization == "none":
+    if known.learned.config.variants.weight_normalization == "none":
         axes.set_xlabel("weight")
     axes.legend(loc="upper center", ncols=2)
 
@@ -219,7 +219,7 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> None:
         return
     ids, probabilities = learned.guiding, learned.probabilities
     if len(ids) == 0:
-        none = learned.config.denoising_scheduler == "none"
+        none = learned.config.variants.denoising_scheduler == "none"
         _say(axes, "none: all guide alike" if none else "comes with the first guidance")
         return
     losses = known.losses[ids]

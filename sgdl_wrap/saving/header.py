@@ -13,7 +13,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.saving.seal import digest_of
 
-FORMAT = 10
+FORMAT = 11
 _KEYS = {
     "format", "interactions", "config", "enabled", "parameters", "history", "tracker",
     "self_guided", "user", "epoch", "explicit_epochs",

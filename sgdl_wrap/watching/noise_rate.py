@@ -70,7 +70,7 @@ def estimate_noise_rate(
     if ranks.extent(scaled)[2] == 0:
         raise NoiseRateError(
             "Expected users with two or more different losses, got none: per-user scaling maps "
-            "all to 0. Set loss_normalization='global' in the config, or noise_rate."
+            "all to 0. Set Variants(loss_normalization='global'), or noise_rate."
         )
     sample = scaled
     if count > max_fitted:

@@ -92,7 +92,7 @@ class MemorizationTracker:
         self.at_switch: np.ndarray | None = None  # packed bits of M then
         self._epoch_ended = False
         self.smoothed: np.ndarray | None = None
-        if "smoothed_loss" in config.weight_inputs or config.audit_only:
+        if "smoothed_loss" in (config.variants.weight_inputs or ()) or config.audit_only:
             self.smoothed = self.losses.copy()
         # score of each user's last ranked candidate, by place; NaN before the first ranking
         self.cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
@@ -135,9 +135,8 @@ class MemorizationTracker:
         for ids, losses in visits:  # every visit of an interaction counts, one after the other
             self.losses[ids] = losses
             if self.smoothed is not None:
-                now = smoothed(
-                    self.smoothed[ids], losses.astype(np.float32), self.config.loss_smoothing
-                )
+                past = self.config.variants.loss_smoothing
+                now = smoothed(self.smoothed[ids], losses.astype(np.float32), past)
                 self.smoothed[ids] = now
 
     def features(self, ids: np.ndarray, losses: Tensor, names: Sequence[str]) -> Tensor:
@@ -158,7 +157,7 @@ class MemorizationTracker:
         losses = losses.detach()
         known = ids >= 0
         places = ids[known]
-        columns, share = [], self.config.loss_smoothing
+        columns, share = [], self.config.variants.loss_smoothing
         for name in names:
             if name == "loss":
                 columns.append(losses)
@@ -204,8 +203,8 @@ class MemorizationTracker:
             noise_rate = estimate_noise_rate(
                 self.losses[own],
                 self.interactions.places(own).numpy(),
-                normalization=self.config.loss_normalization,
-                max_fitted=self.config.noise_rate_sample,
+                normalization=self.config.variants.loss_normalization,
+                max_fitted=self.config.variants.noise_rate_sample,
                 start=self.mixture,
                 ranks=ranks,
             )

@@ -100,7 +100,8 @@ class Scene:
         first, first_bias, second, second_bias = psi
         hidden = torch.relu(losses.detach()[:, None] @ first.T + first_bias)
         weights = torch.sigmoid(hidden @ second.T + second_bias)[:, 0]
-        return weights / weights.mean() if self.config.weight_normalization == "mean" else weights
+        divides = self.config.variants.weight_normalization == "mean"
+        return weights / weights.mean() if divides else weights
 
     def unevenness(self, psi: list[Tensor], losses: Tensor, products: Tensor) -> Tensor:
         """(η1/B) λ s m Σ_k v_k log v_k, m the mean of the weights, v = w / m, s the spread of p."""
@@ -108,7 +109,7 @@ class Scene:
         mean = weights.mean()
         relative = weights / mean
         spread = ((products - products.mean()) ** 2).mean().sqrt().detach()
-        strength = self.config.weighting_entropy * spread * mean.detach()
+        strength = self.config.variants.weighting_entropy * spread * mean.detach()
         return ETA / len(losses) * strength * (relative * torch.log(relative)).sum()
 
 

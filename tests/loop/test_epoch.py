@@ -19,6 +19,7 @@ from sgdl_wrap import (
     ScoreError,
     SelfGuidedDenoiser,
     StateError,
+    Variants,
 )
 from sgdl_wrap.equations.memorization import first_stall
 from sgdl_wrap.ranks.ranks import Ranks
@@ -323,7 +324,8 @@ def test_the_memorized_are_frozen_at_the_switch_where_asked_for() -> None:
 
 @pytest.mark.parametrize(("shift", "point"), [(-0.05, None), (0.35, 1)])
 def test_the_noise_rate_shift_moves_the_switch(shift: float, point: int | None) -> None:
-    config = DenoiserConfig(history_length=1, noise_rate=0.02, noise_rate_shift=shift)
+    variants = Variants(noise_rate_shift=shift)
+    config = DenoiserConfig(history_length=1, noise_rate=0.02, variants=variants)
     denoiser = build(config=config)
     train(denoiser, epochs=3)
     assert denoiser.memorization_point == point

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.models.lightgcn import bpr_loss
-from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser, Variants
 from sgdl_wrap.model.tables import LARGE
 from tests.models_zoo import MLPScorer, TinyData, labelled_epoch, seeded, tiny_data, triple_epoch
 
 EPOCHS = 5
 # switches after the second epoch; every memorized sample guides, so that no draw depends on ranks
 CONFIG = DenoiserConfig(
-    history_length=2, ranking="full", guidance_size=None, gumbel_draws=8, guidance_interval=2
+    history_length=2, ranking="full", guidance_size=None, guidance_interval=2,
+    variants=Variants(gumbel_draws=8),
 )
 SOON = CONFIG.but(noise_rate_shift=0.6)  # also where less noise is found
 # M of all the epochs lived is not M of the most of them; switches after the second epoch, too

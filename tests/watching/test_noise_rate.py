@@ -292,7 +292,7 @@ def test_users_without_spread_are_refused_with_the_remedy(users):
     with pytest.raises(
         NoiseRateError,
         match=r"Expected users with two or more different losses, got none: per-user scaling "
-        r"maps all to 0\. Set loss_normalization='global' in the config, or noise_rate\.",
+        r"maps all to 0\. Set Variants\(loss_normalization='global'\), or noise_rate\.",
     ):
         estimate(losses, np.array(users))
     # and the remedy helps

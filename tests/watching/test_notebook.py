@@ -16,6 +16,7 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.suspicion import evened, fitted, histograms, looked_up
 from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
 from sgdl_wrap.loop.switch import TransitionDetector, Verdict
+from sgdl_wrap.variants import Variants
 from sgdl_wrap.watching.notebook import EpochFindings, MemorizationTracker
 
 N_ITEMS = 40
@@ -172,7 +173,7 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
         interactions_of(pairs),
         DenoiserConfig(
             history_length=h, ranking=ranking, ranking_chunk=70, seed=seed,
-            weight_inputs=("loss", "smoothed_loss"), loss_smoothing=0.7,
+            variants=Variants(weight_inputs=("loss", "smoothed_loss"), loss_smoothing=0.7),
         ),
     )  # fmt: skip
     detector, switched, expected_switch, counts = TransitionDetector(shift), None, None, []
@@ -228,7 +229,7 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
 def small(**changes: Any) -> MemorizationTracker:
     return MemorizationTracker(
         interactions_of([(0, 1), (0, 2), (2, 0), (2, 1), (2, 5), (3, 3)]),
-        DenoiserConfig(**{"history_length": 4, **changes}),
+        DenoiserConfig().but(**{"history_length": 4, **changes}),
     )
 
 
@@ -598,7 +599,7 @@ def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
     found: list[Any] = []
     for epoch in epochs:
         for places, losses in run.batches[epoch]:
-            names = tracker.config.weight_inputs
+            names = tracker.config.inputs
             found.append(tracker.features(ids(places), torch.from_numpy(losses), names).tolist())
             tracker.record(ids(places), losses)
         scorer = Scorer(run.scores[epoch])
@@ -611,8 +612,10 @@ def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
 def resumable() -> tuple[MemorizationTracker, Run]:
     pairs = some_pairs(3)
     config = DenoiserConfig(
-        history_length=3, seed=8, ranking_chunk=70, noise_rate_sample=60,
-        weight_inputs=("loss", "smoothed_loss", "memorization_rate"),
+        history_length=3, seed=8, ranking_chunk=70,
+        variants=Variants(
+            noise_rate_sample=60, weight_inputs=("loss", "smoothed_loss", "memorization_rate")
+        ),
     )  # fmt: skip
     return MemorizationTracker(interactions_of(pairs), config), Run(pairs, 3)
 
