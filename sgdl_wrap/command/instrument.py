@@ -72,18 +72,25 @@ class MatrixFactorization(nn.Module):
         """Scores of pairs, (B,)."""
         return (self.user(users) * self.item(items)).sum(-1) + self.bias(items)[:, 0]
 
-    def penalty(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Of each sample, (B,): 0.02 (|p_u|² + |q_i|² + |q_j|²)."""
-        rows = self.user(users), self.item(positives), self.item(negatives)
-        return PENALTY * torch.stack([row.square().sum(-1) for row in rows]).sum(0)
+    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """BPR's loss and the penalty of each sample, (B,)::
+
+            -log σ(<p_u, q_i - q_j> + b_i - b_j) + 0.02 (|p_u|² + |q_i|² + |q_j|²)
+        """
+        user, liked, other = self.user(users), self.item(positives), self.item(negatives)
+        ahead = (user * (liked - other)).sum(-1)
+        ahead = ahead + (self.bias(positives) - self.bias(negatives))[:, 0]
+        squares = user.square().sum(-1) + liked.square().sum(-1) + other.square().sum(-1)
+        return PENALTY * squares - F.logsigmoid(ahead)
 
 
-def bpr(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """-log σ(s_ui - s_uj) of each sample, (B,), and the model's own penalty if it has one."""
+def sample_losses(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """``model.loss(users, positives, negatives)``; without it BPR's, -log σ(s_ui - s_uj), (B,)."""
     users, positives, negatives = batch
-    loss = -F.logsigmoid(model(users, positives) - model(users, negatives))
-    penalty = getattr(model, "penalty", None)
-    return loss if penalty is None else loss + penalty(users, positives, negatives)
+    if callable(getattr(model, "loss", None)):
+        losses: Tensor = model.loss(users, positives, negatives)
+        return losses
+    return -F.logsigmoid(model(users, positives) - model(users, negatives))
 
 
 def built(factory: Factory | None, n_users: int, n_items: int) -> tuple[nn.Module, Optimizer]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
-from sgdl_wrap.command.instrument import Factory, Plan, bpr, built
+from sgdl_wrap.command.instrument import Factory, Plan, built, sample_losses
 
 FOLDS = 4
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -74,7 +74,7 @@ def watch(
     for fold in range(folds):
         model, optimizer = built(factory, n_users, n_items)
         denoiser = SelfGuidedDenoiser(
-            model, optimizer, bpr, interactions=pairs, n_items=n_items,
+            model, optimizer, sample_losses, interactions=pairs, n_items=n_items,
             config=DenoiserConfig(audit_only=True, seed=fold), explicit_epochs=True,
         )
         trained = np.flatnonzero(fold_of != fold) if folds > 1 else np.arange(len(users))
