@@ -56,8 +56,8 @@ def audit_page(
             ("rows", f"{clicks.rows:,}"),
             ("users", f"{len(clicks.users):,}"),
             ("items", f"{len(clicks.items):,}"),
-            ("rows that repeat a pair", f"{clicks.repeats:,}"),
-            ("rows without evidence", f"{int((~verdict.known).sum()):,}"),
+            ("repeated", f"{clicks.repeats:,}"),
+            ("without evidence", f"{int((~verdict.known).sum()):,}"),
             ("suspects", f"{suspect_rows:,}"),
         ],
         charts=charts,
@@ -125,10 +125,11 @@ def _over_time(clicks: Clicks, verdict: Verdict) -> str | None:
     return curves(
         "Suspects over time",
         "The share of suspects among the clicks of each moment. The band is how far it may be off "
-        "by the number of clicks alone: 95 %.",
-        middles, [("noise", "share of suspects", share)], band=("95 %", least, most),
+        "by the number of clicks alone (95%).",
+        middles, [("noise", "share of suspects", share)],
+        band=("how far it may be off", least, most),
         x_ticks=[(n / 3, _day(low + (high - low) * n / 3, high - low)) for n in range(4)],
-        x_name="time, UTC",
+        x_name="time, UTC", percent=True,
     )  # fmt: skip
 
 
@@ -145,10 +146,11 @@ def _groups(name: str, groups: dict[str, NDArray[Any]], what: str, share: float)
     return Table(
         name, f"{name.capitalize()} that stand out",
         f"The share of suspects among the clicks of each {what}; {share:.0%} is the share of all. "
-        "The band is how sure that is: 95 %, by the number of clicks alone. Those whose share is "
+        "The band is how sure that is, by the number of clicks alone (95%). Those whose share is "
         f"surely high come first: {shown:,} of {len(groups[what]):,}. All are in {name}.csv.",
         f"Find {'an' if what == 'item' else 'a'} {what}",
-        [(what, "text"), ("clicks", "count"), ("suspects", "count"), ("share of suspects", "share")],
+        [(what, "text"), ("clicks", "count"), ("suspects", "count"),
+         ("share of suspects", "share")],
         rows, 3,
     )  # fmt: skip
 

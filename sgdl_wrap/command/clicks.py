@@ -123,10 +123,10 @@ def _numbered(parts: list[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
     numbers = pyarrow.chunked_array([part.indices for part in whole.chunks])
     codes = compute.fill_null(numbers, -1).to_numpy().astype(np.int32)
     texts = ids.to_numpy(zero_copy_only=False)
-    empty = np.flatnonzero(np.char.strip(texts.astype(str)) == "") if len(texts) else []
-    if len(empty):  # numbers close up over what is empty
+    blank = [number for number, text in enumerate(texts) if not text.strip()]
+    if blank:  # numbers close up over what is empty
         stays = np.ones(len(texts) + 1, dtype=bool)
-        stays[empty] = stays[-1] = False
+        stays[blank] = stays[-1] = False
         renumbered = np.where(stays, np.cumsum(stays) - 1, -1).astype(np.int32)
         codes, texts = renumbered[codes], texts[stays[:-1]]
     return codes, texts
@@ -152,21 +152,29 @@ def _seconds(
         found = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         largest = np.nanmax(np.abs(found)) if not empty.all() else 0.0
         return found / 1000.0 ** sum(largest > limit for limit in SECONDS), ""
+    if numbers.notna().sum() > (~empty).sum() / 2:
+        bad = np.flatnonzero(numbers.isna() & ~empty)
+        return _no_times(texts, bad, columns, source)
     moments = pandas.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
     bad = np.flatnonzero(moments.isna() & ~empty)
     if len(bad) == 0:
         found = moments.astype("datetime64[ns, UTC]").astype("int64").to_numpy() / 1e9
         return np.where(moments.isna(), np.nan, found), ""
-    line = int(bad[0]) + 1 + source.header
-    said = f"{texts.iloc[bad[0]]!r} in row {line:,}, and {len(bad) - 1:,} more" if (
-        len(bad) > 1
-    ) else f"{texts.iloc[bad[0]]!r} in row {line:,}"
+    return _no_times(texts, bad, columns, source)
+
+
+def _no_times(
+    texts: Any, bad: NDArray[np.int64], columns: Columns, source: Source
+) -> tuple[None, str]:
+    """Refuses times that were asked for, or says why those guessed are not used."""
+    more = f", and {len(bad) - 1:,} more," if len(bad) > 1 else ""
+    said = f"{texts.iloc[bad[0]]!r} in row {int(bad[0]) + 1:,}{more}"
     if columns.time_was_asked:
         raise FileRefused(
             f"Expected a time in each cell of {columns.time!r}, got {said} in {source.path}. "
             "Write seconds since 1970, or moments as 2026-01-31 12:00:00."
         )
-    return None, f"The column {columns.time!r} is not read as a time: it holds {said}."
+    return None, f"The column {columns.time!r} is not read as a time: it holds {said.rstrip(',')}."
 
 
 def _with_nan(column: Any) -> NDArray[np.float64]:

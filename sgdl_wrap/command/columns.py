@@ -19,7 +19,8 @@ ITEM = (
     "videoid", "content", "contentid",
 )  # fmt: skip
 TIME = (
-    "timestamp", "time", "ts", "datetime", "date", "eventtime", "createdat", "clickedat", "unixtime",
+    "timestamp", "time", "ts", "datetime", "date", "eventtime", "createdat", "clickedat",
+    "unixtime",
 )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ class MatrixFactorization(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of pairs, (B,)."""
-        return (self.user(users) * self.item(items)).sum(-1) + self.bias(items)[:, 0]
+        scores: Tensor = (self.user(users) * self.item(items)).sum(-1) + self.bias(items)[:, 0]
+        return scores
 
     def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """BPR's loss and the penalty of each sample, (B,)::
@@ -81,14 +82,16 @@ class MatrixFactorization(nn.Module):
         ahead = (user * (liked - other)).sum(-1)
         ahead = ahead + (self.bias(positives) - self.bias(negatives))[:, 0]
         squares = user.square().sum(-1) + liked.square().sum(-1) + other.square().sum(-1)
-        return PENALTY * squares - F.logsigmoid(ahead)
+        losses: Tensor = PENALTY * squares - F.logsigmoid(ahead)
+        return losses
 
 
 def sample_losses(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """``model.loss(users, positives, negatives)``; without it BPR's, -log σ(s_ui - s_uj), (B,)."""
     users, positives, negatives = batch
-    if callable(getattr(model, "loss", None)):
-        losses: Tensor = model.loss(users, positives, negatives)
+    own: Any = getattr(model, "loss", None)
+    if callable(own):
+        losses: Tensor = own(users, positives, negatives)
         return losses
     return -F.logsigmoid(model(users, positives) - model(users, negatives))
 

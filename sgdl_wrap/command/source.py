@@ -77,25 +77,24 @@ class Source:
             met[:] = met[:1] or [row]
             return "skip" if self.skip_broken else "error"
 
-        with opened(self.path) as file, arrow_csv.open_csv(
-            file,
-            arrow_csv.ReadOptions(
-                use_threads=False,  # else rows are met without their number
-                block_size=BLOCK,
-                column_names=self.names,
-                skip_rows=1 if self.header else 0,
-            ),
-            arrow_csv.ParseOptions(
-                delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=broken
-            ),
-            arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(self.names, pyarrow.string()),
-                strings_can_be_null=False,
-                include_columns=None if names is None else list(names),
-            ),
-        ) as reader:
+        read = arrow_csv.ReadOptions(
+            use_threads=False,  # else rows are met without their number
+            block_size=BLOCK,
+            column_names=self.names,
+            skip_rows=1 if self.header else 0,
+        )
+        parse = arrow_csv.ParseOptions(
+            delimiter=self.delimiter, newlines_in_values=True, invalid_row_handler=broken
+        )
+        convert = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(self.names, pyarrow.string()),
+            strings_can_be_null=False,
+            include_columns=None if names is None else list(names),
+        )
+        with opened(self.path) as file:
             try:
-                yield from reader
+                with arrow_csv.open_csv(file, read, parse, convert) as reader:
+                    yield from reader
             except pyarrow.ArrowInvalid as error:
                 if met and not self.skip_broken:
                     raise self._broken(met[0]) from error

@@ -43,7 +43,8 @@ class Verdict:
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which rows there is evidence on, (rows,)."""
-        return self.evidence == 0
+        found: NDArray[np.bool_] = self.evidence == 0
+        return found
 
 
 WORDS = (KNOWN, NO_ID, ONE_CLICK, NOTHING)
@@ -68,13 +69,18 @@ def judge(
         factory, folds, passes, progress: as of :func:`~sgdl_wrap.command.watching.watch`.
 
     Raises:
-        FileRefused: no user has two items, or no pair has any evidence.
+        FileRefused: no user has two items, or no item two such users.
     """
     looked = np.bincount(clicks.pair_user, minlength=len(clicks.users))[clicks.pair_user] > 1
     if not looked.any():
         raise FileRefused(
             "Expected users with two or more items, got one each. "
             "Name a column that several rows share with --user: an id of a person, not of a visit."
+        )
+    if np.bincount(clicks.pair_item[looked]).max() < 2:
+        raise FileRefused(
+            "Expected items that two or more users have, got none. "
+            "Name a coarser column with --item: a product, not an offer or a search."
         )
     users = np.unique(clicks.pair_user[looked], return_inverse=True)[1]
     items = np.unique(clicks.pair_item[looked], return_inverse=True)[1]
@@ -83,11 +89,6 @@ def judge(
         _spread(values, looked) for values in (found.suspicion, found.probability)
     )
     known = ~np.isnan(suspicion)
-    if not known.any():
-        raise FileRefused(
-            "Expected items that two or more users have, got none. "
-            "Name a coarser column with --item: a product, not an offer or a search."
-        )
     suspect = suspects(suspicion, probability, found.share)
     why = np.where(known, 0, np.where(looked, 3, 2))
     return _on_rows(clicks, found, suspicion, probability, suspect, why)

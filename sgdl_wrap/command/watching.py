@@ -81,9 +81,9 @@ def watch(
         generator = torch.Generator().manual_seed(fold)
         rows = torch.from_numpy(trained)
         for number in range(1, passes + 1):
-            order = torch.randperm(len(rows), generator=generator)
-            for some in order.split(plan.batch):
-                ids = rows[some]
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            for first in range(0, len(order), plan.batch):
+                ids = order[first : first + plan.batch]
                 negatives = torch.randint(n_items, (len(ids),), generator=generator)
                 batch = pairs[0][ids], pairs[1][ids], negatives
                 denoiser.before_step(batch)

@@ -45,7 +45,7 @@ def histogram(
             f"{words}</rect>"
         )
     colours = [("calm", key[0]), ("noise", key[1])]
-    return _chart(title, caption, "".join(bars), x, x_name, counted(highest), colours)
+    return _chart(title, caption, "".join(bars), x, x_name, _marks(highest), colours)
 
 
 def curves(
@@ -58,6 +58,7 @@ def curves(
     x_ticks: Ticks,
     x_name: str,
     top: float | None = None,
+    percent: bool = False,
 ) -> str:
     """Lines over x, and a band.
 
@@ -68,6 +69,7 @@ def curves(
         band: words, lowest and highest values, (points,) each.
         x_ticks, x_name: of the axis below.
         top: of the axis; None is the highest value.
+        percent: whether values are shares.
     """
     values = [line for _, _, line in lines] + ([band[2]] if band else [])
     highest = float(np.nanmax(np.concatenate(values))) if top is None else top
@@ -89,27 +91,19 @@ def curves(
         key.append(("focus" if colour == "calm" else "noise", words))
     if band is not None:
         key.append(("band", band[0]))
-    scale = counted(highest) if top is None and highest > 5 else _decimals(highest)
+    scale = _marks(highest, percent=percent)
     return _chart(title, caption, "".join(shapes), x_ticks, x_name, scale, key)
 
 
-def counted(highest: float) -> Ticks:
-    """Marks of an axis of counts, at round numbers.
-
-    Args:
-        highest: at the top.
-    """
-    step = 10.0 ** np.floor(np.log10(max(highest, 1)))
-    step = next(step * part for part in (0.2, 0.5, 1, 2) if highest / (step * part) <= 5)
-    step = max(step, 1.0)
-    return [(n * step / highest, f"{n * step:,.0f}") for n in range(int(highest / step) + 1)]
-
-
-def _decimals(highest: float) -> Ticks:
-    step = 10.0 ** np.floor(np.log10(highest))
-    step = next(step * part for part in (0.2, 0.5, 1, 2) if highest / (step * part) <= 5)
+def _marks(highest: float, *, percent: bool = False) -> Ticks:
+    """Marks of an axis from 0, at round numbers, two to six of them."""
+    power = 10.0 ** np.floor(np.log10(highest))
+    step = next(power * part for part in (0.2, 0.5, 1, 2) if highest / (power * part) <= 5)
     digits = max(0, -int(np.floor(np.log10(step) + 1e-9)))
-    return [(n * step / highest, f"{n * step:.{digits}f}") for n in range(int(highest / step) + 1)]
+    values = [n * step for n in range(int(highest / step + 1e-9) + 1)]
+    if percent:
+        return [(value / highest, f"{value:.{max(0, digits - 2)}%}") for value in values]
+    return [(value / highest, f"{value:,.{digits}f}") for value in values]
 
 
 def _chart(
@@ -125,7 +119,8 @@ def _chart(
         for place, word in y
     )
     across = "".join(
-        f'<span{_last(place)} style="left:{100 * place:.2f}%">{html.escape(word)}</span>'
+        f'<span class="{_kind(place, word)}" style="left:{100 * place:.2f}%">'
+        f"{html.escape(word)}</span>"
         for place, word in x
     )
     colours = "".join(
@@ -140,5 +135,6 @@ def _chart(
     )
 
 
-def _last(place: float) -> str:
-    return ' class="last"' if place > 0.97 else ""
+def _kind(place: float, word: str) -> str:
+    """Where words end with the axis, and which ones leave when there is little room."""
+    return f"{'last' if place > 0.97 else ''}{' long' if len(word) > 6 else ''}"

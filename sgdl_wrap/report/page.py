@@ -104,12 +104,12 @@ def in_words(interval: tuple[float, float], what: str) -> str:
     """
     low, high = interval
     if round(low, 2) > 0:
-        return f"Between {low:.0%} and {high:.0%} of these {what} look like nobody chose them."
-    return f"At most {high:.0%} of these {what} look like nobody chose them, and perhaps none."
+        return f"Between {low:.0%} and {high:.0%} of these {what} look as if nobody chose them."
+    return f"At most {high:.0%} of these {what} look as if nobody chose them, and perhaps none."
 
 
 def _part(name: str) -> str:
-    return resources.files("sgdl_wrap.report").joinpath("template", name).read_text("utf-8")
+    return (resources.files("sgdl_wrap.report") / "template" / name).read_text("utf-8")
 
 
 def _scale(low: float, high: float, middle: float) -> str:

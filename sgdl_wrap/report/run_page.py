@@ -64,7 +64,7 @@ def write_page(
             "begins when it meets the share that is estimated to be clean.",
             epochs,
             [("calm", "memorized", memorized), ("noise", "clean, estimated", clean)],
-            x_ticks=ticks, x_name="epoch", top=1.0,
+            x_ticks=ticks, x_name="epoch", top=1.0, percent=True,
         )
     )
     losses = np.array([record.loss for record in records])

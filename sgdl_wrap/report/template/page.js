@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const STEP = 25;
+  const STEP = matchMedia("(max-width: 42rem)").matches ? 10 : 25;
   const tables = JSON.parse(document.getElementById("data").textContent);
 
   // text goes in by textContent alone: an id that looks like HTML stays an id
@@ -10,7 +10,7 @@
     if (text !== undefined) element.textContent = text;
     return element;
   };
-  const percent = (x) => (100 * x).toFixed(0) + " %";
+  const percent = (x) => (100 * x).toFixed(0) + "%";
   const texts = {
     text: (x) => String(x),
     time: (x) => x,
@@ -24,6 +24,7 @@
   const cell = (column, x) => {
     const numeric = column.kind === "count" || column.kind === "decimal";
     const td = made("td", numeric ? "number" : column.kind);
+    if (column.kind === "text" && x !== null && x.length > 20) td.className = "text long";
     td.dataset.name = column.name;
     if (column.kind !== "share" || x === null) {
       td.append(made("span", "", shown(column.kind, x)));
@@ -41,7 +42,7 @@
   };
 
   const show = (table) => {
-    const section = made("section");
+    const section = made("section", table.columns.length < 5 ? "narrow" : "");
     section.id = table.id;
     section.append(made("h2", "", table.title), made("p", "caption", table.caption));
     const tools = made("div", "tools"), find = made("input"), count = made("span", "count");
@@ -51,8 +52,8 @@
     const sortBy = made("select", "sort-by");
     sortBy.setAttribute("aria-label", "Sort by");
     table.columns.forEach((column, n) => {
-      for (const [direction, word] of [[-1, "high to low"], [1, "low to high"]]) {
-        const option = made("option", "", "Sort by " + column.name + ", " + word);
+      for (const [direction, word] of [[-1, "high first"], [1, "low first"]]) {
+        const option = made("option", "", column.name + ", " + word);
         option.value = n + " " + direction;
         sortBy.append(option);
       }
