@@ -145,7 +145,7 @@ def _seconds(
     if pyarrow.types.is_temporal(kind) and not pyarrow.types.is_time(kind):
         nanoseconds = compute.cast(column, pyarrow.timestamp("ns", getattr(kind, "tz", None)))
         return _with_nan(nanoseconds.cast(pyarrow.int64())) / 1e9, ""
-    texts = pandas.Series(column.cast(pyarrow.string()).to_numpy(), dtype="str").str.strip()
+    texts = pandas.Series(column.cast(pyarrow.string()).to_numpy(), dtype=object).str.strip()
     empty = texts.isna() | (texts == "")
     numbers = pandas.to_numeric(texts, errors="coerce")
     if (numbers.notna() | empty).all():
