@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-FRAMEWORKS = {"accelerate": "Accelerate", "lightning": "Lightning", "recbole": "RecBole"}
+FRAMEWORKS = {
+    "accelerate": "Accelerate", "lightning": "Lightning", "recbole": "RecBole",
+    "huggingface": "Transformers",
+}  # fmt: skip
 
 
 def printed(code: str) -> str:
