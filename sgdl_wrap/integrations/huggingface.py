@@ -51,8 +51,7 @@ try:
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
     raise ImportError(
-        "Expected Transformers with its Trainer, got none installed. Run "
-        "`pip install sgdl-wrap[huggingface]`."
+        "Expected Transformers, got none installed. Run `pip install sgdl-wrap[huggingface]`."
     ) from error
 
 Batch = Mapping[str, Any]
