@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from tests.models_zoo import seeded
+
+pytest.importorskip("transformers")
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is asked of the network
+
+from examples import huggingface_example
+
+
+@pytest.mark.parametrize("model", ["gpt", "bert"])
+def test_both_runs_end_and_the_noise_is_found(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with seeded(0):  # the example seeds the global streams, as users do
+        huggingface_example.main(["--model", model, "--epochs", "10", "--history-length", "4"])
+    said = capsys.readouterr().out
+    plain, denoised = re.findall(r"hit rate@10 (0\.\d+)", said)
+    assert min(float(plain), float(denoised)) > 0.1
+    assert re.search(r"^noise share 0\.\d\d to 0\.\d\d, in truth 0\.30$", said, flags=re.MULTILINE)
+    assert float(re.search(r"with AUC (0\.\d+)$", said, flags=re.MULTILINE)[1]) > 0.7
