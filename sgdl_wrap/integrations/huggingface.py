@@ -201,7 +201,10 @@ class SelfGuidedCallback(TrainerCallback):
 
         Args:
             own: ``super().compute_loss`` of the Trainer.
-            model, inputs, return_outputs, num_items_in_batch: what its `compute_loss` was given.
+            model: what its `compute_loss` was given, and so are the next three.
+            inputs: the batch.
+            return_outputs: whether the model's outputs are to be returned, too.
+            num_items_in_batch: samples of all batches that are accumulated.
 
         Returns:
             What `compute_loss` is to return: the loss, (), or the loss and the model's outputs.
