@@ -439,7 +439,8 @@ def _restore(denoiser: SelfGuidedDenoiser, model: nn.Module, folder: Path) -> No
     if not path.exists():
         warn(
             f"Expected {FILE} in the checkpoint {folder}, got none: it was saved without the "
-            "callback. Phase I begins here."
+            "callback, or the save was cut short. Phase I begins here; if that is not what you "
+            "want, resume an earlier checkpoint."
         )
         return
     if load_checkpoint(path).get("parameters") != _fingerprint(model):
