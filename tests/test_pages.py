@@ -26,7 +26,10 @@ from sgdl_wrap import EpochRecord, Phase, SelfGuidedDenoiser
 from tests.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN_ELSEWHERE = {"docs/accelerate.md", "docs/lightning.md", "docs/recbole.md"}
+RUN_ELSEWHERE = {
+    "docs/accelerate.md", "docs/huggingface.md", "docs/lightning.md",
+    "docs/models_you_have_not_written.md", "docs/recbole.md",
+}  # fmt: skip
 Names = dict[str, Any]
 
 
