@@ -207,12 +207,13 @@ FIGURES = re.compile(r"(?<![\w.])\d*\.\d{2,}(?!\d)")
 def test_figures_stand_where_they_were_measured(page: str) -> None:
     """A copy of a figure that its source no longer has is found out."""
     sources = [
-        "results.md", "performance.md", "results/denoising.md", "results/denoising_cdae_ngcf.md",
-        "results/figures/figures.md", "results/table3.md",
+        "docs/results.md", "docs/performance.md", "bench/results/denoising.md",
+        "bench/results/denoising_cdae_ngcf.md", "bench/results/figures/figures.md",
+        "bench/results/table3.md",
     ]  # fmt: skip
     measured = set()
     for source in sources:
-        measured |= set(FIGURES.findall((ROOT / "docs" / source).read_text(encoding="utf-8")))
+        measured |= set(FIGURES.findall((ROOT / source).read_text(encoding="utf-8")))
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     text = re.sub(r"`[^`]*`", "", text)  # settings are no measurements
     assert set(FIGURES.findall(text)) <= measured

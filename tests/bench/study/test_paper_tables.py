@@ -104,4 +104,4 @@ def test_a_report_alone_is_printed_and_not_written(
     assert not list(tmp_path.iterdir())
     assert not executed
     assert tables.main(wanted) == 0
-    assert (tmp_path / "docs" / "results" / "table3.md").is_file()
+    assert (tmp_path / "bench" / "results" / "table3.md").is_file()
