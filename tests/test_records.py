@@ -103,26 +103,3 @@ def test_the_part_lived_in_another_process_is_not_known() -> None:
             again.before_step(batch)
             again.step(batch)
     assert [record.plain_seconds is None for record in again.history] == [True, False]
-
-
-def test_tensorboard_takes_the_history_in_one_line() -> None:
-    class Writer:
-        """As torch.utils.tensorboard.SummaryWriter.add_scalars wants its arguments."""
-
-        def __init__(self) -> None:
-            self.seen: dict[tuple[str, str, int], float] = {}
-
-        def add_scalars(self, main: str, values: dict[str, float], step: int) -> None:
-            for name, value in values.items():
-                self.seen[main, name, step] = float(value)
-
-    denoiser, writer = tiny_denoiser(DATA, "lightgcn", config=SWITCHING), Writer()
-    with seeded(23):
-        for epoch in range(2):
-            for batch in triple_epoch(DATA, epoch):
-                denoiser.before_step(batch)
-                denoiser.step(batch)
-    for r in denoiser.history: writer.add_scalars("sgdl_wrap", r.scalars(), r.epoch)  # noqa: E701
-    assert writer.seen["sgdl_wrap", "phase", 1] == 0
-    assert writer.seen["sgdl_wrap", "phase", 2] == 1
-    assert writer.seen["sgdl_wrap", "loss", 2] == denoiser.history[1].loss

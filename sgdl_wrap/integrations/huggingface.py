@@ -41,10 +41,10 @@ from sgdl_wrap.errors import (
     StateError,
     UnsupportedModelError,
 )
-from sgdl_wrap.finite import check_gradients
-from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.model.calls import ScoreFn
+from sgdl_wrap.model.numbers import check_gradients
 from sgdl_wrap.notices import warn
-from sgdl_wrap.user_code import ScoreFn
+from sgdl_wrap.records import Phase
 
 try:
     from transformers import Trainer, TrainerCallback

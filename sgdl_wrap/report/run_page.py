@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sgdl_wrap.errors import OrderError
-from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.records import Phase
 from sgdl_wrap.report.charts import Ticks, curves, histogram
 from sgdl_wrap.report.page import Page, Table, in_words
 

@@ -45,7 +45,7 @@ def audited(file: Path, *options: str) -> pandas.DataFrame:
     assert main(["audit", str(file), "--out", str(out), "--overwrite", *options]) == 0
     if (out / "audit.parquet").exists():
         return pandas.read_parquet(out / "audit.parquet")
-    return pandas.read_csv(out / "audit.csv", dtype={name: str for name in HEADER})
+    return pandas.read_csv(out / "audit.csv", dtype=dict.fromkeys(HEADER, str))
 
 
 def refusal(capsys: pytest.CaptureFixture[str], file: Path, *options: str) -> str:

@@ -235,6 +235,6 @@ def test_without_matplotlib_the_page_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
         DenoiserError,
-        match=r"^Expected matplotlib, got none installed\. Run `pip install sgdl-wrap\[plots\]`, ",
+        match=r"^Expected matplotlib.* Run `pip install .sgdl-wrap\[plots\].`, ",
     ):
         draw_page(denoiser)
