@@ -15,7 +15,7 @@ from bench.study.grids import BENCHES
 from bench.study.run_settings import written_out
 from bench.training.fit import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
-from sgdl_wrap.watching.noise_rate import scaled_losses
+from sgdl_wrap.equations.noise_rate import scaled_losses
 
 BINS = 40  # of histograms, and of the weighting function
 EPOCHS = {"lightgcn": 60, "ngcf": 60, "neumf": 30, "cdae": 60}

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 BINS = 128  # of strangeness
 FIFTHS = 5  # parts of equal popularity
 ALLOWANCE = 0.07  # of the share, at an overlap of 1/2: what may be preferences nobody else has
 BELOW, ABOVE = 0.10, 0.15  # how far the interval reaches from its middle
 STEPS = 100  # of EM, at most
+PAST = 0.7  # share of the epochs before in averages of strangeness and suspicion
 TINY = 1e-300  # keeps 0 / 0 away
 LEAST_MEAN, LEAST_SPREAD = 0.1, 0.1  # of the preferences' component, in standard deviations
 
@@ -42,12 +44,43 @@ class NoiseShare:
         return share_interval(self.value)
 
 
+def share_ahead(ahead: Tensor, strangers: Tensor) -> Tensor:
+    """d = (#{s: p_s T > p_u T} + 1/2) / (S + 1): strangeness, in (0, 1).
+
+    p_u is the profile of the interaction's user, p_s that of a stranger, a user without the item,
+    and T the sum of the profiles of the item's other users. For a pair that nobody chose, the user
+    is a stranger as well: all S + 1 ranks are as likely, and d is uniform. For a preference it is
+    near 0.
+
+    Args:
+        ahead: how many strangers are more like the item's users than the user is, (N,).
+        strangers: S, (N,).
+
+    Returns:
+        (N,) float32.
+
+    Source: ours (deviation 23).
+
+    >>> share_ahead(torch.tensor([0, 4]), torch.tensor([4, 4])).tolist()
+    [0.10000000149011612, 0.8999999761581421]
+    """
+    return (ahead + 0.5) / (strangers + 1)
+
+
 def share_interval(value: float) -> tuple[float, float]:
     """[value - 0.1, value + 0.15], cut to [0, 1].
 
     The width is the error that was measured where noise was injected (docs/noise_share.md); it is
     no standard error, which would be far smaller: what limits the estimate is not the number of
     interactions, but that some preferences look like noise.
+
+    Args:
+        value: the share of noise that is sure, in [0, 1].
+
+    Source: ours (deviation 23).
+
+    >>> share_interval(0.25), share_interval(0.05)
+    ((0.15, 0.4), (0.0, 0.2))
     """
     return max(0.0, value - BELOW), min(1.0, value + ABOVE)
 
@@ -62,6 +95,11 @@ def popularity_fifths(counts: np.ndarray) -> np.ndarray:
 
     Returns:
         (n_items,) uint8.
+
+    Source: ours (deviation 23).
+
+    >>> popularity_fifths(np.array([1, 2, 3, 4, 5])).tolist()
+    [0, 0, 1, 2, 3]
     """
     items_with = np.bincount(counts)
     interactions = (np.arange(len(items_with)) * items_with).cumsum()
@@ -76,6 +114,16 @@ def chance_densities(mean: float, spread: float) -> np.ndarray:
 
     z = Φ^-1(1 - d) is standard normal by chance and N(μ, s) for preferences, so that
     f_1(d) = N(z; μ, s) / N(z; 0, 1), which is kept from rising with d.
+
+    Args:
+        mean: μ.
+        spread: s > 0.
+
+    Source: ours (deviation 23).
+
+    >>> density = chance_densities(1.0, 1.0)
+    >>> round(float(density.mean()), 3), bool(density[0] > 1 > density[-1])
+    (1.0, True)
     """
     z = _normal_scores()
     log_ratio = (z**2 - ((z - mean) / spread) ** 2) / 2
@@ -93,6 +141,12 @@ def fitted_share(histogram: np.ndarray) -> tuple[float, float, float]:
 
     Args:
         histogram: interactions in each bin of d, (BINS,).
+
+    Source: ours (deviation 23).
+
+    >>> share, mean, spread = fitted_share(100 * (0.4 + 0.6 * chance_densities(1.5, 1.0)))
+    >>> round(share, 1), round(mean, 1), round(spread, 1)
+    (0.5, 1.6, 0.7)
     """
     total, z = histogram.sum(), _normal_scores()
     if total == 0:  # nothing is known of any interaction
@@ -128,6 +182,13 @@ def sure_share(histogram: np.ndarray, density: np.ndarray, start: float) -> tupl
 
     Returns:
         π, and the sure share.
+
+    Source: ours (deviation 23).
+
+    >>> density = chance_densities(1.5, 1.0)
+    >>> share, sure = sure_share(100 * (0.4 + 0.6 * density), density, 0.3)
+    >>> round(share, 2), round(sure, 2)
+    (0.4, 0.33)
     """
     total = histogram.sum()
     if total == 0:
@@ -153,6 +214,12 @@ def histograms(strangeness: np.ndarray, fifths: np.ndarray) -> np.ndarray:
     Args:
         strangeness: d, (N,) in [0, 1]; NaN, which is not counted, where unknown.
         fifths: of the interactions by popularity, 0 to 4, (N,).
+
+    Source: ours (deviation 23).
+
+    >>> counts = histograms(np.array([0.0, 0.004, np.nan, 1.0]), np.array([0, 0, 0, 4]))
+    >>> counts.sum(axis=1).tolist(), counts[0, :2].tolist()
+    ([2.0, 0.0, 0.0, 0.0, 1.0], [2.0, 0.0])
     """
     known = ~np.isnan(strangeness)
     places = _places(strangeness[known], fifths[known])
@@ -176,7 +243,11 @@ def fitted(counts: np.ndarray) -> tuple[np.ndarray, NoiseShare]:
     Returns:
         q of each bin in each fifth, (5, BINS), and the summary.
 
-    Source: ours (deviation 23), in the place of Eq. 4's mixture over losses.
+    Source: ours (deviations 20 and 23), in the place of Eq. 4's mixture over losses.
+
+    >>> table, share = fitted(np.tile(100 * (0.4 + 0.6 * chance_densities(1.5, 1.0)), (5, 1)))
+    >>> table.shape, bool(table[0, 0] < 0.1), bool(table[0, -1] > 0.9), round(share.value, 1)
+    ((5, 128), True, True, 0.4)
     """
     table, confidence = np.zeros((FIFTHS, BINS)), np.zeros(FIFTHS)
     shares, sure = np.zeros(FIFTHS), np.zeros(FIFTHS)
@@ -210,6 +281,11 @@ def evened(sizes: np.ndarray, noise: np.ndarray) -> np.ndarray:
     Args:
         sizes: interactions of each fifth, (5,).
         noise: the mean p of each, (5,) in [0, 1].
+
+    Source: ours (deviation 23).
+
+    >>> evened(np.full(5, 20), np.array([0.6, 0.1, 0.1, 0.1, 0.1])).round(2).tolist()
+    [1.31, 0.89, 0.89, 0.89, 0.89]
     """
     kept = np.maximum(1 - noise, TINY)
     mean = float((sizes @ kept) / max(sizes.sum(), 1))
@@ -219,9 +295,39 @@ def evened(sizes: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 def looked_up(table: np.ndarray, strangeness: np.ndarray, fifths: np.ndarray) -> np.ndarray:
-    """q of interactions, (N,) float32, NaN where d is; `table` as of :func:`fitted`."""
+    """q of interactions, their suspicion in one epoch, (N,) float32; NaN where d is.
+
+    Args:
+        table: as of :func:`fitted`, (5, BINS).
+        strangeness: d, (N,).
+        fifths: of the interactions by popularity, 0 to 4, (N,).
+
+    Source: ours (deviations 20 and 23).
+
+    >>> table = np.zeros((5, 128))
+    >>> table[1, -1] = 0.5
+    >>> looked_up(table, np.array([1.0, np.nan]), np.array([1, 1])).tolist()
+    [0.5, nan]
+    """
     found: np.ndarray = table.ravel()[_places(np.nan_to_num(strangeness), fifths)]
     return np.where(np.isnan(strangeness), np.nan, found).astype(np.float32)
+
+
+def averaged(past: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """0.7 past + 0.3 now: suspicion over the epochs, (N,) float32.
+
+    Where nothing was known before, what is known now; where nothing new is known, what was known.
+
+    Args:
+        past, now: suspicion, (N,); NaN where nothing is known.
+
+    Source: ours (deviation 20).
+
+    >>> averaged(np.array([1.0, np.nan, 0.2]), np.array([0.0, 0.5, np.nan])).round(3).tolist()
+    [0.699999988079071, 0.5, 0.20000000298023224]
+    """
+    found = np.where(np.isnan(past), now, PAST * past + (1 - PAST) * now)
+    return np.where(np.isnan(now), past, found).astype(np.float32)
 
 
 def _places(strangeness: np.ndarray, fifths: np.ndarray) -> np.ndarray:

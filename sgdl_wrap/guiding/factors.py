@@ -11,7 +11,7 @@ from sgdl_wrap.guiding.scheduler import N_FACTORS
 
 
 class FactorHistory:
-    """A ring of the last T visits' (loss, similarity) for each memorized interaction.
+    """A ring of the last T visits' (loss, similarity) for each memorized interaction (deviation 8).
 
     Args:
         ids: the memorized interactions, sorted, (|M|,) int64.

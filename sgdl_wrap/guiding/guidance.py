@@ -1,4 +1,4 @@
-"""The guidance samples: memorized samples of the batch just seen, kept for the next step."""
+"""The guidance samples (Eq. 6): memorized samples of a batch, kept for the next step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def choose_guidance(
     """A uniform draw of memorized samples from a batch, or None where it holds none.
 
     A memorized interaction is one of M; a memorized negative is an unobserved pair that is not in
-    its user's ranking list (Sec. 2: the D of pointwise losses holds y = 0 too).
+    its user's ranking list (Sec. 2: the D of pointwise losses holds y = 0 too; deviation 12). The
+    batch just seen is a part of the data, and so are its memorized samples of M (deviation 11).
 
     Args:
         batch: what the user's loader gave.

@@ -98,7 +98,7 @@ class SelfGuidedPhase:
 
     @property
     def learns_next(self) -> bool:
-        """Whether the next step is one that learns ψ and φ."""
+        """Whether the next step is one that learns ψ and φ; not every one does (deviation 15)."""
         return self.learner is not None and self._steps % self.config.guidance_interval == 0
 
     def weights(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sgdl_wrap.batches.pairs import describe
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.equations.similarity import gradient_cosines
+from sgdl_wrap.equations.updates import chain_rule
 from sgdl_wrap.errors import DenoiserError, StateError
 from sgdl_wrap.guiding.guidance import Guidance
 from sgdl_wrap.guiding.loss_scale import input_units
@@ -25,6 +25,7 @@ from sgdl_wrap.model.gradients import (
     ascent_direction,
     assumed_update,
     gradient_at,
+    gradient_cosines,
     gradient_products,
 )
 from sgdl_wrap.model.numbers import check_finite
@@ -192,7 +193,7 @@ class SelfGuidedLearner:
             scale=scale, entropy=self._entropy, divides=self._divides,
             belief=features[:, -1] if self.weighting.believes else None,
         )
-        gradients = list(torch.autograd.grad(raw, list(self.weighting.parameters()), pull))
+        gradients = chain_rule(raw, list(self.weighting.parameters()), pull)
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
         check_finite(

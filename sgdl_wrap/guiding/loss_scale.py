@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sgdl_wrap.equations.weighting import input_scale
 from sgdl_wrap.records import EpochRecord, Phase
 
 _LOSSES = ("loss", "smoothed_loss")
 
 
 def loss_scale(history: Sequence[EpochRecord]) -> float:
-    """max(1, |mean loss of the last epoch of Phase I|): what g's losses are divided by.
-
-    g is drawn for losses of the order of one: a negative log-likelihood of 7, or 700 where it is
-    summed over a row, lies where its sigmoid is flat, and all weights are alike or zero. Losses
-    below one, as BPR's and BCE's soon are, are left as they are (deviation 21).
+    """What g's losses are divided by, of the mean loss of the last epoch of Phase I (deviation 21).
 
     Args:
         history: records of the epochs that have ended, oldest first.
     """
     losses = [record.loss for record in history if record.phase is Phase.MEMORIZATION]
-    return max(1.0, abs(losses[-1])) if losses else 1.0
+    return input_scale(losses[-1]) if losses else 1.0
 
 
 def input_units(names: Sequence[str], scale: float) -> list[float] | None:

@@ -63,23 +63,3 @@ class MLPScheduler(nn.Module):
         latest = factors[visits - 1, torch.arange(len(visits), device=visits.device)]
         logits: Tensor = self.output(torch.relu(self.hidden(latest))).squeeze(-1)
         return logits
-
-
-def top_f(factors: Tensor) -> Tensor:
-    """Equal shares for the better half by the sum of the two standardised factors (Table 5).
-
-    Args:
-        factors: (n, 2), of the last visit: loss and similarity.
-
-    Returns:
-        (n,): 1/F for the F = ceil(n/2) largest sums, 0 else; earlier samples win ties. Sums are
-        compared to five decimals, so that rounding decides nothing: where one sample alone has
-        factors, [0.6, -0.8] among [0, 0], all sums are zero but for that.
-    """
-    spread = factors.std(dim=0, unbiased=False)
-    scores = ((factors - factors.mean(dim=0)) / torch.where(spread > 0, spread, 1)).sum(dim=1)
-    scores = scores.round(decimals=5)
-    chosen = torch.argsort(scores, descending=True, stable=True)[: (len(scores) + 1) // 2]
-    shares = torch.zeros_like(scores)
-    shares[chosen] = 1.0 / len(chosen)
-    return shares

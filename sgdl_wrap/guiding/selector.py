@@ -18,9 +18,11 @@ from sgdl_wrap.equations.selection import (
     negative_entropy_gradient,
     shares_gradient,
     soft_draws,
+    top_f,
 )
+from sgdl_wrap.equations.updates import chain_rule
 from sgdl_wrap.guiding.factors import FactorHistory
-from sgdl_wrap.guiding.scheduler import LSTMScheduler, MLPScheduler, top_f
+from sgdl_wrap.guiding.scheduler import LSTMScheduler, MLPScheduler
 from sgdl_wrap.ranks.ranks import ALONE, Gathered, Ranks
 
 
@@ -150,9 +152,9 @@ class GuidanceSelector:
         if draws is None:
             expected = expected_draw(logits)
             return expected, 1.0, expected[0]
-        noise = gumbel_noise(
-            (draws, len(logits)), self.generator, dtype=logits.dtype, device=logits.device
-        )
+        # on the CPU, so that devices agree
+        uniform = torch.rand(draws, len(logits), generator=self.generator, dtype=torch.float32)
+        noise = gumbel_noise(uniform).to(device=logits.device, dtype=logits.dtype)
         soft = soft_draws(logits, noise, tau)
         return soft, tau, guidance_shares(soft)
 
@@ -216,11 +218,7 @@ class GuidanceSelector:
                 spread = losses.std(unbiased=False)
                 in_logits += strength * spread * negative_entropy_gradient(everywhere.rows)
         parameters = list(self.network.parameters())
-        found = torch.autograd.grad(
-            scheduled.logits, parameters, everywhere.own(in_logits),
-            allow_unused=True, materialize_grads=True,
-        )
-        return list(found)
+        return chain_rule(scheduled.logits, parameters, everywhere.own(in_logits))
 
     def state_dict(self) -> dict[str, Any]:
         """φ and the factor history; live tensors."""

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sgdl_wrap.equations.weighting import (
+    before_division,
+    believed,
+    evenness_gradient,
+    guided_gradient,
+    weighting,
+)
 from sgdl_wrap.ranks.ranks import Gathered, Ranks
-
-LEAST_BELIEF = 1e-3  # its logarithm is finite
 
 
 class WeightingFunction(nn.Module):
@@ -55,17 +60,15 @@ class WeightingFunction(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Weights in [0, 1], (B,), of features (B, n_inputs), and b after them if it counts."""
         if self.believes:
-            belief = features[:, -1].clamp_min(LEAST_BELIEF)
-            return belief ** (2 * self.learned(features[:, :-1]))
+            return believed(self.learned(features[:, :-1]), features[:, -1])
         return self.learned(features)
 
     def learned(self, features: Tensor) -> Tensor:
         """g(x; ψ) alone, (B,) in (0, 1), of features (B, n_inputs)."""
         if self.input_units is not None:
             features = features / self.input_units
-        hidden = torch.relu(self.hidden(features))
-        weights: Tensor = torch.sigmoid(self.output(hidden)).squeeze(-1)
-        return weights
+        first, second = self.hidden, self.output
+        return weighting(features, (first.weight, first.bias), (second.weight, second.bias))
 
 
 def mean_weight(weights: Tensor, ranks: Ranks) -> Tensor:
@@ -76,8 +79,10 @@ def mean_weight(weights: Tensor, ranks: Ranks) -> Tensor:
     return mean.clamp_min(torch.finfo(mean.dtype).tiny)
 
 
-def before_division(gradient: Tensor, weights: Tensor, mean: Tensor, ranks: Ranks) -> Tensor:
-    """df/dg_k of f(w) with w_k = g_k / mean(g): (df/dw_k - (1/B) Σ_j w_j df/dw_j) / mean(g).
+def gradient_before_division(
+    gradient: Tensor, weights: Tensor, mean: Tensor, ranks: Ranks
+) -> Tensor:
+    """:func:`~sgdl_wrap.equations.weighting.before_division` over the batches of all ranks.
 
     Args:
         gradient: df/dw, (B,).
@@ -86,13 +91,7 @@ def before_division(gradient: Tensor, weights: Tensor, mean: Tensor, ranks: Rank
     """
     overall = (gradient * weights).sum()
     ranks.sum_([overall])
-    return (gradient - overall / (ranks.size * len(weights))) / mean
-
-
-def negative_entropy_gradient(weights: Tensor) -> Tensor:
-    """d(Σ_k w_k log w_k)/dw = 1 + log w, (B,); where w underflowed to 0, that of the smallest
-    number."""
-    return 1 + weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+    return before_division(gradient, mean, overall / (ranks.size * len(weights)))
 
 
 def objective_gradient(
@@ -108,11 +107,9 @@ def objective_gradient(
 ) -> Tensor:
     """d/dg of Σ_k scale (-w_k p_k + λ s m v_k log(v_k / b_k)), v = g / m, m = mean(g), (B,).
 
-    The guidance loss changes by -(η1/B) Σ_k w_k p_k, to first order (Eq. 16). That alone is least
-    where what aligns best has all the weight, however little it is ahead: a g that learns for long
-    becomes a threshold. With the second term it is least at v ∝ b exp(E[p | x] / (λ s)), x what g
-    reads (deviation 22). w is v where weights are divided by their mean (the m of the second term
-    is then 1), else g.
+    The first term is the guidance loss's (Eq. 16), the second keeps weights even (deviation
+    22). w is v where weights are divided by their mean (the m of the second term is then 1), else
+    g.
 
     Args:
         relative: v, (B,).
@@ -124,19 +121,16 @@ def objective_gradient(
         belief: b of what is known without g, (B,): even is what follows it; None is 1.
     """
     products = alignments.own(alignments.rows)
-    guided = (-scale * products).to(relative.dtype)
+    guided = guided_gradient(products, scale).to(relative.dtype)
     if not divides and not entropy:
         return guided
     even = torch.zeros_like(guided)
     if entropy:
         spread = alignments.rows.double().std(unbiased=False).to(relative.dtype)
-        slope = negative_entropy_gradient(relative)
-        if belief is not None:
-            slope = slope - belief.clamp_min(LEAST_BELIEF).log()
-        even = scale * entropy * spread * slope
+        even = evenness_gradient(relative, scale * entropy * spread, belief)
     if divides:
-        return before_division(guided + even, relative, mean, ranks)
-    return guided + mean * before_division(even, relative, mean, ranks)
+        return gradient_before_division(guided + even, relative, mean, ranks)
+    return guided + mean * gradient_before_division(even, relative, mean, ranks)
 
 
 def linear(

@@ -14,12 +14,13 @@ from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.passes import Bound, doubts_of_a_pass
 from sgdl_wrap.batches.samples import are_pointwise
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.equations.memorization import TransitionDetector, Verdict, first_stall
+from sgdl_wrap.equations.memorization import first_stall, majority
 from sgdl_wrap.equations.suspicion import share_interval
 from sgdl_wrap.errors import NoiseRateError, NonFiniteError, OrderError, SwitchError
 from sgdl_wrap.guiding.guide import SelfGuidedPhase
 from sgdl_wrap.guiding.loss_scale import loss_scale
 from sgdl_wrap.loop.progress import Counts, RunningEpoch
+from sgdl_wrap.loop.switch import TransitionDetector, Verdict
 from sgdl_wrap.model.calls import UserCode
 from sgdl_wrap.model.streams import foreign_streams_kept
 from sgdl_wrap.model.untouched import all_or_nothing
@@ -42,7 +43,6 @@ from sgdl_wrap.saving.header import broken_state_refused
 from sgdl_wrap.watching.backlog import Backlog, Reading
 from sgdl_wrap.watching.evidence import GATHERED
 from sgdl_wrap.watching.notebook import Averages, MemorizationTracker
-from sgdl_wrap.watching.ring import majority
 from sgdl_wrap.watching.sign import LossGap
 
 logger = logging.getLogger("sgdl_wrap")

@@ -18,6 +18,7 @@ from sgdl_wrap.batches.batch import Pending, StepRecord
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.samples import Samples, identified, refuse_unknown
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.equations.updates import weighted_loss
 from sgdl_wrap.errors import NonFiniteError, OrderError
 from sgdl_wrap.guiding.guide import SelfGuidedPhase
 from sgdl_wrap.loop.epoch import Epochs
@@ -291,7 +292,7 @@ class Steps:
                     "Expected unchanged parameters between before_step and step, got them "
                     "changed. Call before_step right before step."
                 )
-            objective = (weights.to(losses.dtype) * losses).mean()
+            objective = weighted_loss(losses, weights)
         # copies, as losses may be a view of something large
         kept = losses.detach().clone()
         ids = None if pending.samples is None else pending.samples.ids

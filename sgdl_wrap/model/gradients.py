@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sgdl_wrap.equations.similarity import cosine
+from sgdl_wrap.equations.updates import assumed_parameters
 from sgdl_wrap.model.tables import Lookup, RowGradient, RowUpdate, known_lookups
 
 
@@ -67,15 +69,10 @@ def ascent_direction(
 def assumed_update(
     parameters: Sequence[Tensor], gradients: Sequence[Tensor | RowGradient], lr: float
 ) -> list[Tensor | RowUpdate]:
-    """θ̂ = θ - η1 g, plain SGD whatever the user's optimizer is (Eq. 7); leaves with gradient."""
+    """θ̂ of :func:`~sgdl_wrap.equations.updates.assumed_parameters` (Eq. 7), as leaves."""
     pairs = list(zip(parameters, gradients, strict=True))
-    dense = [g for g in gradients if isinstance(g, Tensor)]
-    starts = [p for p, g in pairs if isinstance(g, Tensor)]
-    with torch.no_grad():
-        if any(g.is_sparse for g in dense):  # of nn.Embedding(sparse=True)
-            moved = [torch.add(p, g, alpha=-lr) for p, g in zip(starts, dense, strict=True)]
-        else:
-            moved = list(torch._foreach_add(starts, dense, alpha=-lr)) if dense else []
+    dense = [(p, g) for p, g in pairs if isinstance(g, Tensor)]
+    moved = assumed_parameters([p for p, _ in dense], [g for _, g in dense], lr)
     leaves = iter(tensor.requires_grad_() for tensor in moved)
     return [
         next(leaves) if isinstance(g, Tensor) else RowUpdate(p.detach(), g.ids, -lr * g.total())
@@ -131,3 +128,30 @@ def gradient_products(
         [a for a, _ in linked], vector, grad_outputs=[d for _, d in linked], allow_unused=True
     )
     return torch.zeros_like(vector) if products is None else products
+
+
+def gradient_cosines(
+    losses: Tensor,
+    parameters: Sequence[Tensor],
+    other_losses: Tensor,
+    other_parameters: Sequence[Tensor],
+) -> Tensor:
+    """cos(∇L_m(θ), ∇L_m(θ̂)) for every sample m, (n,); 0 where a gradient vanishes (Eq. 10).
+
+    Exact, by one backward pass a sample at each point: the price of asking for the paper's form
+    (`similarity="paper"`). No more than one sample's gradients are held at a time.
+
+    Args:
+        losses: L(θ), (n,), with a graph to `parameters`; the graph is kept.
+        other_losses: L(θ̂), (n,), with a graph to `other_parameters`; the graph is kept.
+    """
+    cosines = []
+    for loss, other in zip(losses, other_losses, strict=True):
+        here = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+        there = torch.autograd.grad(
+            other, list(other_parameters), retain_graph=True, allow_unused=True
+        )
+        cosines.append(cosine(here, there))
+    if not cosines:
+        return losses.new_zeros(0)
+    return torch.stack(cosines).to(losses.dtype)

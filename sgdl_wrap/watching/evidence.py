@@ -14,7 +14,9 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.suspicion import (
     BINS,
     FIFTHS,
+    PAST,
     NoiseShare,
+    averaged,
     evened,
     fitted,
     histograms,
@@ -27,7 +29,6 @@ from sgdl_wrap.saving.header import same_shape
 from sgdl_wrap.watching.strangeness import item_counts, strangeness
 
 EPOCHS_OF_A_SEED = 1 << 20
-PAST = 0.7  # share of the epochs before in the averages of strangeness and suspicion
 MOST_ITEMS = 1 << 22  # with more no evidence is gathered: an item takes 512 bytes or more
 SOON = 3  # epochs before the first possible switch from which it is gathered
 GATHERED = 10  # epochs of Phase II that add to it: later ones show what was memorized
@@ -109,9 +110,7 @@ class NoiseEvidence:
         after.histograms = past * self.histograms + (1 - past) * found.histograms
         table, after.share = fitted(after.histograms)
         now = looked_up(table, found.strange, found.fifths[self._interactions.items.numpy()])
-        averaged = np.where(np.isnan(self.suspicion), now, PAST * self.suspicion + (1 - PAST) * now)
-        # where nothing new is known, what was known stays
-        after.suspicion = np.where(np.isnan(now), self.suspicion, averaged).astype(np.float32)
+        after.suspicion = averaged(self.suspicion, now)
         after._fifths = found.fifths
         sizes, noise = after._noise_by_fifth()
         after._factors = evened(sizes, noise / np.maximum(sizes, 1))

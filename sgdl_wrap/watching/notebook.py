@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.config import DenoiserConfig
+from sgdl_wrap.equations.memorization import majority
+from sgdl_wrap.equations.noise_rate import NoiseRate
 from sgdl_wrap.errors import OrderError
 from sgdl_wrap.model.scores import ScorePairs
 from sgdl_wrap.ranks.layout import own_users
@@ -25,9 +27,9 @@ from sgdl_wrap.watching.evidence import (
     NoiseEvidence,
     Strangeness,
 )
-from sgdl_wrap.watching.noise_rate import NoiseRate, estimate_noise_rate
+from sgdl_wrap.watching.noise_rate import estimate_noise_rate
 from sgdl_wrap.watching.ranking import RankedEpoch, rank_epoch
-from sgdl_wrap.watching.ring import MemorizationBuffer, count_bits, majority
+from sgdl_wrap.watching.ring import MemorizationBuffer, count_bits
 from sgdl_wrap.watching.sign import LossGap, compared_users, gap_sums, loss_gap
 
 Averages = tuple[np.ndarray, np.ndarray]  # interactions and their smoothed losses
@@ -139,6 +141,9 @@ class MemorizationTracker:
 
     def features(self, ids: np.ndarray, losses: Tensor, names: Sequence[str]) -> Tensor:
         """What g reads of each sample, (B, F) on the device of `losses`, without graph.
+
+        The losses are detached (deviation 9). For ranking losses g reads suspicion instead
+        (deviation 18).
 
         Args:
             ids: (B,) int64; -1 where unobserved or unknown.

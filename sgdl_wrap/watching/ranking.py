@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.batches.interactions import Interactions
+from sgdl_wrap.equations.memorization import ranked_within
 from sgdl_wrap.model.scores import ScorePairs, checked_scores
 
 
@@ -28,46 +29,6 @@ class RankedEpoch:
     cut: Tensor
 
 
-def ranked_within(users: Tensor, scores: Tensor, observed: Tensor) -> Tensor:
-    """Rank of each candidate among its user's, from 0, best first.
-
-    Ties are broken against the observed: an unobserved candidate of equal score comes first, so
-    that a model that scores everything alike memorizes nothing. Among equals of one kind the
-    order handed over holds.
-
-    Args:
-        users, observed: (K,) each.
-        scores: (K,), finite or -inf, which is ranked behind all that are finite.
-
-    Returns:
-        (K,) int64.
-    """
-    # user, score from the top, observed last: one integer a candidate, sorted once
-    from_top = ~ordinals(scores) + 2**31
-    keys: Tensor = (users - users.min() << 33) | (from_top << 1) | observed
-    order = torch.argsort(keys, stable=True)
-    by_user = users[order]
-    _, sizes = torch.unique_consecutive(by_user, return_counts=True)
-    starts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order)) - starts
-    return ranks
-
-
-def ordinals(scores: Tensor) -> Tensor:
-    """Integers of the same order and the same ties, int64 in [-2**31, 2**31).
-
-    Args:
-        scores: (K,), finite or -inf.
-    """
-    if scores.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        _, places = torch.unique(scores, return_inverse=True)
-        return torch.as_tensor(places)
-    # the bits of a float count up with it, those of a negative one down; + 0 makes -0 equal to 0
-    bits = (scores.float() + 0.0).view(torch.int32)
-    return torch.bitwise_xor(bits, (bits >> 31) & 0x7FFFFFFF).long()
-
-
 def rank_epoch(
     interactions: Interactions,
     score: ScorePairs,
@@ -81,7 +42,7 @@ def rank_epoch(
     """m_t(u, i) = 1 if i is among the top N_u of u's candidates, N_u = u's observed items.
 
     Candidates are u's observed items and, for "sampled", N_u unobserved items drawn uniformly
-    with replacement (none where u has seen every item), for "full", every other item.
+    with replacement (none where u has seen every item; deviation 1), for "full", every other item.
 
     Args:
         interactions: the observed pairs.

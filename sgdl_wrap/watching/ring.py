@@ -6,13 +6,9 @@ import copy
 
 import numpy as np
 
+from sgdl_wrap.equations.memorization import majority, memorization_rates, steady_majority
+
 CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
-STEADY = 95  # per cent of the epochs lived in which steady interactions are memorized
-
-
-def majority(history_length: int) -> int:
-    """The fewest epochs that are more than half of a history; no switch comes before as many."""
-    return history_length // 2 + 1  # 1/2 exactly is no majority
 
 
 class MemorizationBuffer:
@@ -57,8 +53,7 @@ class MemorizationBuffer:
 
         Of 20 epochs lived they may miss one, of fewer than that none (deviation 16).
         """
-        lived = min(self.epochs, self.history_length)
-        return self._counted_from(max(-(-STEADY * lived // 100), majority(self.history_length)))
+        return self._counted_from(steady_majority(self.epochs, self.history_length))
 
     def _counted_from(self, least: int) -> np.ndarray:
         pieces = []
@@ -73,8 +68,7 @@ class MemorizationBuffer:
         places, memorized = ids >> 3, np.zeros(len(ids), dtype=np.int32)
         for row in self._rows:
             memorized += (row[places] >> shift) & np.uint8(1)
-        rates: np.ndarray = memorized / np.float32(self.history_length)
-        return rates.astype(np.float32)
+        return memorization_rates(memorized, self.history_length)
 
     def state(self) -> tuple[np.ndarray, int]:
         """The ring as one array, a row an epoch, and the number of epochs pushed."""

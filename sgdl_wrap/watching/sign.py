@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgdl_wrap.watching.noise_rate import scale_per_user
+from sgdl_wrap.equations.noise_rate import scale_per_user
 
 EFFECT = 0.4  # standard deviations; right models reach 0.25 at worst, distances 0.5 to 3 at first
 SURE = 5.0  # standard errors: chance alone reaches them in one epoch of three million

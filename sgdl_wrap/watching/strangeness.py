@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap.batches.interactions import Interactions
+from sgdl_wrap.equations.suspicion import share_ahead
 from sgdl_wrap.model.scores import ScorePairs, checked_scores
 from sgdl_wrap.ranks.ranks import ALONE, Ranks
 
@@ -81,7 +82,7 @@ def strangeness(
         itself = own.square().sum(dim=1)  # 1, or 0 of a user who is like the mean user
         product = (own * sums[items]).sum(dim=1) - itself
         ahead = (near[items] - alike[users] > product[:, None]).sum(dim=1)
-        share = (ahead + 0.5) / (met[items] + 1)
+        share = share_ahead(ahead, met[items])
         found[ids] = torch.where(unknown[items], torch.nan, share).numpy()
     return found
 

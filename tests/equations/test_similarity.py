@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sgdl_wrap.equations.similarity import gradient_cosines, standardized
-from sgdl_wrap.model.gradients import assumed_update, gradient_products, vector_jacobian
+from sgdl_wrap.equations.similarity import standardized
+from sgdl_wrap.model.gradients import (
+    assumed_update,
+    gradient_cosines,
+    gradient_products,
+    vector_jacobian,
+)
 from sgdl_wrap.model.twin import Lookahead
 from tests.models_zoo import UNROLLED, make, seeded
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from sgdl_wrap.guiding.scheduler import LSTMScheduler, MLPScheduler, top_f
+from sgdl_wrap.equations.selection import top_f
+from sgdl_wrap.guiding.scheduler import LSTMScheduler, MLPScheduler
 from tests.models_zoo import stream_states
 
 T, N = 5, 7

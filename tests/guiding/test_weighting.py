@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from sgdl_wrap.equations.weighting import before_division, negative_entropy_gradient
 from sgdl_wrap.guiding.weighting import (
     WeightingFunction,
-    before_division,
     draw_xavier_,
     mean_weight,
-    negative_entropy_gradient,
     objective_gradient,
 )
 from sgdl_wrap.ranks.ranks import ALONE, Gathered, Ranks
@@ -127,7 +126,8 @@ def test_the_gradient_before_division_is_autograds() -> None:
     pull = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     (expected,) = torch.autograd.grad((pull * raw / raw.mean()).sum(), raw)
     mean = mean_weight(raw, ALONE)
-    found = before_division(pull, raw.detach() / mean, mean, ALONE)
+    average = (pull * raw.detach() / mean).mean()
+    found = before_division(pull, mean, average)
     assert torch.allclose(found, expected, rtol=1e-12, atol=0)
 
 

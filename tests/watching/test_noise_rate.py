@@ -9,14 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sgdl_wrap.equations.noise_rate import NoiseRate, noise_posterior, scale_per_user
 from sgdl_wrap.errors import NoiseRateError
 from sgdl_wrap.watching import noise_rate as module
-from sgdl_wrap.watching.noise_rate import (
-    NoiseRate,
-    estimate_noise_rate,
-    noise_posterior,
-    scale_per_user,
-)
+from sgdl_wrap.watching.noise_rate import estimate_noise_rate
 
 REG_COVAR = 5e-4  # added to every variance, as DivideMix does
 

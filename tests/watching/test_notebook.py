@@ -13,9 +13,9 @@ import torch
 
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.equations.memorization import TransitionDetector, Verdict
 from sgdl_wrap.equations.suspicion import evened, fitted, histograms, looked_up
 from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
+from sgdl_wrap.loop.switch import TransitionDetector, Verdict
 from sgdl_wrap.variants import Variants
 from sgdl_wrap.watching.notebook import EpochFindings, MemorizationTracker
 

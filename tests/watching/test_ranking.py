@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sgdl_wrap.batches.interactions import Interactions
+from sgdl_wrap.equations.memorization import ordinals, ranked_within
 from sgdl_wrap.errors import ScoreError
 from sgdl_wrap.model.scores import checked_scores
-from sgdl_wrap.watching.ranking import RankedEpoch, ordinals, rank_epoch, ranked_within, user_chunks
+from sgdl_wrap.watching.ranking import RankedEpoch, rank_epoch, user_chunks
 
 CANDIDATES = pytest.mark.parametrize("candidates", ["sampled", "full"])
 

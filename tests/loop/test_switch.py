@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sgdl_wrap.equations.memorization import TransitionDetector, Verdict, first_stall
+from sgdl_wrap.equations.memorization import first_stall
+from sgdl_wrap.loop.switch import TransitionDetector, Verdict
 from sgdl_wrap.records import Phase
 
 RATES = st.floats(0, 1, allow_nan=False)
