@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.models_zoo import seeded
+from tests.support.models_zoo import seeded
 
 pytest.importorskip("accelerate")
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.models_zoo import seeded
+from tests.support.models_zoo import seeded
 
 pytest.importorskip("transformers")
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is asked of the network

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.models_zoo import seeded
+from tests.support.models_zoo import seeded
 
 pytest.importorskip("lightning")
 

@@ -31,7 +31,7 @@ from sgdl_wrap.integrations.huggingface import (
     next_item_losses,
     next_item_pairs,
 )
-from tests.models_zoo import seeded
+from tests.support.models_zoo import seeded
 
 N_USERS, LENGTH, N_ITEMS = 22, 9, 30
 MASK, TOKENS = N_ITEMS + 1, N_ITEMS + 2  # 0 is padding, items are 1 to N_ITEMS

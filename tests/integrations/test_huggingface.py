@@ -13,7 +13,13 @@ from torch.utils.data import IterableDataset
 
 from sgdl_wrap import DenoiserConfig, DenoiserWarning, Phase, SelfGuidedDenoiser, StateError
 from sgdl_wrap.guiding.weighting import WeightingFunction
-from tests.models_zoo import assert_identical, seeded, stream_states, weights_of_one, without
+from tests.support.models_zoo import (
+    assert_identical,
+    seeded,
+    stream_states,
+    weights_of_one,
+    without,
+)
 
 pytest.importorskip("transformers")
 

@@ -20,7 +20,7 @@ from sgdl_wrap import (
     StateError,
     UnsupportedModelError,
 )
-from tests.models_zoo import assert_identical
+from tests.support.models_zoo import assert_identical
 
 pytest.importorskip("transformers")
 

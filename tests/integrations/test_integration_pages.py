@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.models_zoo import seeded
-from tests.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
+from tests.promises.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
+from tests.support.models_zoo import seeded
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -24,7 +24,7 @@ from sgdl_wrap import (
     StateError,
 )
 from sgdl_wrap.guiding.weighting import WeightingFunction
-from tests.models_zoo import (
+from tests.support.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,

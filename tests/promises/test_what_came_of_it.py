@@ -19,7 +19,6 @@ from sgdl_wrap import (
     load_checkpoint,
     save_checkpoint,
 )
-from tests.models_zoo import assert_identical, seeded, without
 from tests.promises.runs import (
     AUDITING,
     LEARNING,
@@ -31,6 +30,7 @@ from tests.promises.runs import (
     epochs,
     train,
 )
+from tests.support.models_zoo import assert_identical, seeded, without
 
 # ------------------------------------------------------------------ in words
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import made_up
 
 from bench.provenance import current_provenance
 from bench.study import __main__ as command
@@ -14,6 +13,7 @@ from bench.study import commands
 from bench.study.run_settings import RunSettings
 from bench.study.store import ResultStore
 from bench.study.study import Cell, next_run
+from tests.bench.study.results import made_up
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import made_up
 
 from bench.provenance import current_provenance
 from bench.study import commands, tables
 from bench.study.run_settings import RunSettings
 from bench.study.store import ResultStore
 from bench.study.study import Cell, next_run
+from tests.bench.study.results import made_up
 
 
 @pytest.fixture

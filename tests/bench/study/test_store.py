@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from results import PROVENANCE, made_up, put
 
 from bench.provenance import current_provenance
 from bench.study.grids import Trial
 from bench.study.run_settings import REVISIONS, settings_of
 from bench.study.store import ResultFileError, ResultStore
+from tests.bench.study.results import PROVENANCE, made_up, put
 
 RUN = settings_of("d", "neumf", "natural", "plain", Trial(0.1, 0.2), 4)
 
