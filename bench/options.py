@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ast
-from dataclasses import fields
 from typing import Any
 
 from sgdl_wrap import DenoiserConfig
 
 
 def denoiser_setting(text: str) -> tuple[str, Any]:
-    """A field of today's DenoiserConfig and its value."""
+    """A field of today's DenoiserConfig, or of its variants, and its value."""
     name, value = setting(text)
-    if name not in {field.name for field in fields(DenoiserConfig)}:
+    if name not in DenoiserConfig().as_dict():
         raise argparse.ArgumentTypeError(
             f"expected FIELD=VALUE with a field of DenoiserConfig, got {text!r}"
         )

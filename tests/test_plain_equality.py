@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.models.lightgcn import bpr_loss, ego_l2
 from bench.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
-from sgdl_wrap.self_guided.weighting import WeightingFunction
+from sgdl_wrap.guiding.weighting import WeightingFunction
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,

@@ -18,8 +18,8 @@ from sgdl_wrap import (
     SelfGuidedDenoiser,
     UnsupportedModelError,
 )
-from sgdl_wrap.checks import check_device
-from sgdl_wrap.user_code import UserCode
+from sgdl_wrap.model.calls import UserCode
+from sgdl_wrap.model.refusals import check_device
 from tests.models_zoo import (
     SWITCHING,
     MLPScorer,

@@ -79,7 +79,7 @@ def measured(recipe: Recipe, data: InteractionData, seed: int) -> Row:
     rivals = RivalRankings(recipe, data)
     training = set_up(replace(recipe, loss_fn=rivals.loss_fn), data, seed, fused=True)
     settings = {"seed": seed, "history_length": recipe.history_length}
-    watching = wrap(training, DenoiserConfig(**settings, audit_only=True))
+    watching = wrap(training, DenoiserConfig().but(**settings, audit_only=True))
     for epoch in range(recipe.epochs):
         batches = list(training.batches)
         for number, batch in enumerate(batches):
@@ -91,7 +91,7 @@ def measured(recipe: Recipe, data: InteractionData, seed: int) -> Row:
         watching.end_epoch()
 
     training = set_up(recipe, data, seed, fused=True)
-    denoiser = wrap(training, DenoiserConfig(**settings))
+    denoiser = wrap(training, DenoiserConfig().but(**settings))
     for _ in range(recipe.epochs):
         denoised_epoch(training.model, denoiser, training.penalty_fn, training.batches)
 

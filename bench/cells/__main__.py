@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         variant = variant_of(options.config)
-        DenoiserConfig(**changes(variant))
+        DenoiserConfig().but(**changes(variant))
     except ValueError as error:
         parser.error(f"--config: {error}")
     results = Results(options.results)

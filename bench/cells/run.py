@@ -124,7 +124,7 @@ def _denoiser(
         model, optimizer, family.loss_fn,
         interactions=(torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)),
         n_items=data.n_items, score_fn=family.score_fn, pair_fn=family.pair_fn,
-        explicit_epochs=True, config=DenoiserConfig(**fields),
+        explicit_epochs=True, config=DenoiserConfig().but(**fields),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class SGDL(Method):
     def start(self, training: Training) -> Epochs:
         """The epochs, and the denoiser that runs them."""
         settings = {"seed": training.seed, "history_length": training.recipe.history_length}
-        denoiser = wrap(training, DenoiserConfig(**(settings | self.config)))
+        denoiser = wrap(training, DenoiserConfig().but(**(settings | self.config)))
         return Epochs(
             lambda: denoised_epoch(
                 training.model, denoiser, training.penalty_fn, training.batches

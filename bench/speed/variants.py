@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.speed.naive import unrolled
 from bench.speed.workload import Workload
 from bench.training.batches import Batch
-from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, Variants
 
 Step = Callable[[Batch], object]
 SCHEDULERS = ("lstm", "mlp", "top_f", "none")
@@ -37,7 +37,7 @@ def make(name: str, workload: Workload) -> Step:
 def _config(name: str) -> DenoiserConfig:
     if name == "fast":
         return DenoiserConfig.fast()
-    return DenoiserConfig(denoising_scheduler=name)  # type: ignore[arg-type]
+    return DenoiserConfig(variants=Variants(denoising_scheduler=name))  # type: ignore[arg-type]
 
 
 def _plain(workload: Workload) -> Step:

@@ -87,7 +87,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
         options.only_report = True
         return options
     try:
-        DenoiserConfig(**dict(denoiser_setting(f"{name}={value!r}") for name, value in options.set))
+        known = (denoiser_setting(f"{name}={value!r}") for name, value in options.set)
+        DenoiserConfig().but(**dict(known))
     except (argparse.ArgumentTypeError, DenoiserError) as error:
         parser.error(str(error))
     return options

@@ -109,7 +109,7 @@ def written_out(
             kept["memorized_data"] = "switch"  # as `settled` chose it then
         reals = {name: float(own[name]) for name in own if isinstance(kept.get(name), float)}
         return {**options, "config": kept | own | reals}
-    config = DenoiserConfig(**own).settled(pointwise=pointwise).as_dict()
+    config = DenoiserConfig().but(**own).settled(pointwise=pointwise).as_dict()
     for name in {"seed", "history_length"} - set(own):  # the run's and the recipe's
         del config[name]
     return {**options, "config": config}

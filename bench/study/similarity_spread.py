@@ -16,13 +16,13 @@ from bench.data.folder_reader import read_folder
 from bench.data.planted_preferences import generate
 from bench.training.fit import plain_epoch
 from bench.training.recipes import LIGHTGCN
-from sgdl_wrap.self_guided.lookahead import (
-    Lookahead,
+from sgdl_wrap.model.gradients import (
     assumed_update,
+    gradient_cosines,
     gradient_products,
     vector_jacobian,
 )
-from sgdl_wrap.self_guided.similarity import gradient_cosines
+from sgdl_wrap.model.twin import Lookahead
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from bench.study.grids import BENCHES
 from bench.study.run_settings import written_out
 from bench.training.fit import denoised_epoch, set_up, wrap
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
-from sgdl_wrap.memorization.noise_rate import scaled_losses
+from sgdl_wrap.equations.noise_rate import scaled_losses
 
 BINS = 40  # of histograms, and of the weighting function
 EPOCHS = {"lightgcn": 60, "ngcf": 60, "neumf": 30, "cdae": 60}
@@ -104,7 +104,7 @@ def make_trace(
         training = set_up(recipe, noisy, settings.seed, fused=True)
         denoiser = wrap(
             training,
-            DenoiserConfig(**settings.denoiser).but(
+            DenoiserConfig().but(**settings.denoiser).but(
                 seed=settings.seed, history_length=recipe.history_length, audit_only=audit_only
             ),
         )

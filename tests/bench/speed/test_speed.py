@@ -14,7 +14,7 @@ from bench.speed.table import COLUMNS, markdown
 from bench.speed.timing import CYCLE, LARGE_CYCLE, Spread, in_turn
 from bench.speed.variants import SCHEDULERS, memorizing, self_guided, variant_names
 from bench.speed.workload import build
-from sgdl_wrap import DenoiserConfig, Phase
+from sgdl_wrap import DenoiserConfig, Phase, Variants
 
 
 def run(tmp_path: Path, *options: str) -> tuple[dict[str, Any], str]:
@@ -89,11 +89,11 @@ def test_denoisers_stand_in_the_phase_that_is_measured(name: str) -> None:
     workload = build(CASES[name].shrunk(), None)
     assert memorizing(workload).phase is Phase.MEMORIZATION
     for scheduler in SCHEDULERS:
-        config = DenoiserConfig(denoising_scheduler=scheduler)  # type: ignore[arg-type]
+        config = DenoiserConfig(variants=Variants(denoising_scheduler=scheduler))  # type: ignore[arg-type]
         denoiser = self_guided(workload, config)
         assert denoiser.phase is Phase.SELF_GUIDED
         assert 0.7 < denoiser.history[0].memorized_ratio < 0.9
-        assert denoiser.config.denoising_scheduler == scheduler
+        assert denoiser.config.variants.denoising_scheduler == scheduler
 
 
 def test_steps_are_taken_in_turn_on_the_same_batches() -> None:
