@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from examples.interaction_data import Ids, InteractionData
-from examples.metrics import ScoreItems, ndcg, recall, top_items
+from bench.data.interaction_data import Ids, InteractionData
+from bench.training.metrics import ScoreItems, ndcg, recall, top_items
 
 CUTOFF = 20
 MAX_USERS = 2_000

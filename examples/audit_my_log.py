@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from examples.interaction_data import InteractionData
-from examples.quickstart import load_data
-from examples.recipes import RECIPES, RECIPES_FOR_GENERATED_DATA
-from examples.reproduction.conditions import check_condition, under_condition
-from examples.training import denoised_epoch, set_up, wrap
+from bench.data.interaction_data import InteractionData
+from bench.data.load import load_data
+from bench.study.conditions import check_condition, under_condition
+from bench.training.fit import denoised_epoch, set_up, wrap
+from bench.training.recipes import RECIPES, RECIPES_FOR_GENERATED_DATA
 from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.report.audit import Audit
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from examples.benchmark.models import MatrixFactorization
-from examples.interaction_data import InteractionData
-from examples.models.lightgcn import bpr_loss
-from examples.planted_preferences import generate
-from examples.training import rankings
+from bench.data.interaction_data import InteractionData
+from bench.data.planted_preferences import generate
+from bench.models.lightgcn import bpr_loss
+from bench.speed.models import MatrixFactorization
+from bench.training.fit import rankings
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
 BATCH_SIZE = 512  # of all processes together

@@ -11,10 +11,10 @@ import argparse
 import numpy as np
 import torch
 
-from examples.batches import TripleBatches
-from examples.models.lightgcn import LightGCN, bpr_loss, ego_l2
-from examples.quickstart import load_data
-from examples.training import rankings
+from bench.data.load import load_data
+from bench.models.lightgcn import LightGCN, bpr_loss, ego_l2
+from bench.training.batches import TripleBatches
+from bench.training.fit import rankings
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
 L2 = 1e-4

@@ -19,11 +19,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.benchmark.models import MatrixFactorization
-from examples.interaction_data import InteractionData
-from examples.models.lightgcn import bpr_loss
-from examples.planted_preferences import generate
-from examples.training import rankings
+from bench.data.interaction_data import InteractionData
+from bench.data.planted_preferences import generate
+from bench.models.lightgcn import bpr_loss
+from bench.speed.models import MatrixFactorization
+from bench.training.fit import rankings
 from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.integrations.lightning import SelfGuidedCallback
 

@@ -10,10 +10,10 @@ import argparse
 import numpy as np
 import torch
 
-from examples.batches import LabelledBatches
-from examples.models.neumf import NeuMF, bce_loss
-from examples.quickstart import load_data
-from examples.training import rankings
+from bench.data.load import load_data
+from bench.models.neumf import NeuMF, bce_loss
+from bench.training.batches import LabelledBatches
+from bench.training.fit import rankings
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
 

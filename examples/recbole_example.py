@@ -18,8 +18,8 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from sklearn.metrics import roc_auc_score
 
-from examples.interaction_data import InteractionData
-from examples.planted_preferences import generate
+from bench.data.interaction_data import InteractionData
+from bench.data.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.integrations.recbole import denoise
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from examples.benchmark.models import MatrixFactorization
-from examples.interaction_data import InteractionData
-from examples.models.lightgcn import bpr_loss
-from examples.planted_preferences import generate
+from bench.data.interaction_data import InteractionData
+from bench.data.planted_preferences import generate
+from bench.models.lightgcn import bpr_loss
+from bench.speed.models import MatrixFactorization
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser, load_checkpoint, save_checkpoint
 
 

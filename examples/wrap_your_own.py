@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.planted_preferences import generate
+from bench.data.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 
 # ------------------------------------------------------------------ yours

@@ -3,7 +3,6 @@
 from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
-from sgdl_wrap.distributed.resharding import merge_states
 from sgdl_wrap.errors import (
     BatchError,
     DenoiserError,
@@ -19,8 +18,9 @@ from sgdl_wrap.errors import (
     SwitchError,
     UnsupportedModelError,
 )
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.ranks.resharding import merge_states
+from sgdl_wrap.records import EpochRecord, Phase
+from sgdl_wrap.variants import Variants
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ __all__ = [
     "StateError",
     "SwitchError",
     "UnsupportedModelError",
+    "Variants",
     "load_checkpoint",
     "merge_states",
     "save_checkpoint",

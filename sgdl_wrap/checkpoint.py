@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sgdl_wrap.checkpoint_file import place_of, read, write
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
-from sgdl_wrap.distributed.engine import bare
 from sgdl_wrap.errors import DenoiserError, StateError
-from sgdl_wrap.without_trace import outside_inference_mode
+from sgdl_wrap.model.engine import bare
+from sgdl_wrap.model.untouched import outside_inference_mode
+from sgdl_wrap.saving.file import place_of, read, write
 
 FORMAT = 2
 _MARK = "sgdl_wrap_checkpoint"

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sgdl_wrap.arguments import check_evidence, check_kinds
+from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.pairs import PairFn
-from sgdl_wrap.checks import (
-    check_device,
-    check_evidence,
-    check_kinds,
-    check_model,
-    check_optimizers,
-    check_scores,
-)
-from sgdl_wrap.compiled import say_where_compiled
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.distributed.engine import ranks_of, refuse_join
-from sgdl_wrap.distributed.layout import settle
-from sgdl_wrap.distributed.ranks import ALONE
-from sgdl_wrap.distributed.resharding import rank_header, state_of_rank
-from sgdl_wrap.epochs import Epochs
 from sgdl_wrap.errors import InteractionsError, OrderError, StateError
-from sgdl_wrap.interactions import Interactions
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.reading import Reading
-from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.loop.epoch import Epochs
+from sgdl_wrap.loop.reading import Reading
+from sgdl_wrap.loop.step import Steps
+from sgdl_wrap.model.calls import ScoreFn, UserCode
+from sgdl_wrap.model.compiled import say_where_compiled
+from sgdl_wrap.model.engine import refuse_join
+from sgdl_wrap.model.refusals import check_device, check_model, check_optimizers
+from sgdl_wrap.model.scores import check_scores
+from sgdl_wrap.model.twin import LossFn
+from sgdl_wrap.model.untouched import all_or_nothing, outside_inference_mode
+from sgdl_wrap.ranks.layout import settle
+from sgdl_wrap.ranks.ranks import ALONE, ranks_of
+from sgdl_wrap.ranks.resharding import rank_header, state_of_rank
+from sgdl_wrap.records import EpochRecord, Phase
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
-from sgdl_wrap.self_guided.lookahead import LossFn
-from sgdl_wrap.state import broken_state_refused, check_header, check_seal, header, sealed
-from sgdl_wrap.steps import Steps
-from sgdl_wrap.user_code import ScoreFn, UserCode
-from sgdl_wrap.without_trace import all_or_nothing, outside_inference_mode
+from sgdl_wrap.report.summary import summary
+from sgdl_wrap.saving.header import broken_state_refused, check_header, check_seal, header, sealed
 
 logger = logging.getLogger("sgdl_wrap")
 
@@ -82,6 +77,11 @@ class SelfGuidedDenoiser:
         progress: True writes a line an epoch to standard error, and shows a bar where tqdm is
             installed and a terminal is there. The logger ``sgdl_wrap`` has the same lines, at
             level INFO, in any case.
+        on_epoch: ``on_epoch(record)`` is called once for each epoch, with its `EpochRecord`, when
+            the epoch has ended and all that the call does is done; on rank 0 alone. So it may
+            save a checkpoint, or pass ``record.scalars()`` to a logger. If it raises, the error
+            comes out of the call that ended the epoch, nothing is undone, and training can go on
+            with the next batch.
 
     Raises:
         InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
@@ -106,12 +106,13 @@ class SelfGuidedDenoiser:
         explicit_epochs: bool = False,
         example_batch: Any = None,
         progress: bool = False,
+        on_epoch: Callable[[EpochRecord], object] | None = None,
     ) -> None:
         self.model = model
         self.config = config if config is not None else DenoiserConfig()
         self.enabled = enabled
         self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-        check_kinds(loss_fn, score_fn, pair_fn, self.config)
+        check_kinds(loss_fn, score_fn, pair_fn, self.config, on_epoch)
         self._user_code = UserCode(
             model, loss_fn, score_fn, seed=self.config.seed, enabled=enabled
         )
@@ -135,6 +136,7 @@ class SelfGuidedDenoiser:
             self.interactions, self.config, self._ranks, self._user_code,
             display=EpochDisplay(self.interactions.rows) if shown else None,
             explicit=explicit_epochs,
+            on_epoch=on_epoch if self._ranks.rank == 0 else None,
         )
         self._reading = Reading(
             self._user_code, self.interactions, pair_fn, self.config, self._ranks
@@ -146,12 +148,17 @@ class SelfGuidedDenoiser:
         if enabled:
             logger.info("No switch can come before epoch %d.", self._epochs.first_switch)
             check_evidence(self.interactions, self.config)
-            check_scores(
-                self._user_code.score, self.interactions, chunk=self.config.ranking_chunk
-            )
+            self._try_scores()
             if example_batch is not None:
                 pairs = self._reading.pairs(example_batch)
                 self._reading.looked(example_batch, pairs, self._epochs.where(), example=True)
+
+    def _try_scores(self) -> None:
+        pairs, some = self.interactions, slice(8)
+        check_scores(
+            self._user_code.score, pairs.ids_at(pairs.places(some)), pairs.items[some],
+            n_items=pairs.n_items, chunk=self.config.ranking_chunk, least=int(pairs.items.min()),
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ what a person reads
 
@@ -190,6 +197,21 @@ class SelfGuidedDenoiser:
     def history(self) -> list[EpochRecord]:
         """One `EpochRecord` an epoch, oldest first."""
         return list(self._epochs.history)
+
+    def summary(self) -> str:
+        """What came of the run so far, in a few lines of plain words; so does ``print(denoiser)``.
+
+        The first line is a sentence: not yet switched, nothing sure found, or how far weights go.
+        Then come phase, noise, weights and cost, and what to try next. The gain is not among them:
+        one run cannot know it. Train once more with ``enabled=False``, and compare.
+
+        Nothing is computed: it reads `history` and the properties above.
+        """
+        return summary(self._epochs.standing(enabled=self.enabled))
+
+    def __str__(self) -> str:
+        """As `summary`."""
+        return self.summary()
 
     @outside_inference_mode
     def report(self) -> Audit:

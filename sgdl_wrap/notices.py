@@ -7,7 +7,13 @@ import warnings
 from types import FrameType
 
 from sgdl_wrap.errors import DenoiserWarning
-from sgdl_wrap.libraries import LIBRARIES
+
+# their frames are not the user's line, their objects are not the user's state
+LIBRARIES = sys.stdlib_module_names | {
+    "torch", "numpy", "scipy", "sklearn", "pandas", "pyarrow", "polars", "tqdm", "higher",
+    "sgdl_wrap", "lightning", "pytorch_lightning", "accelerate", "recbole", "transformers",
+    "ignite",
+} - {"__main__"}  # fmt: skip
 
 
 def warn(message: str) -> None:

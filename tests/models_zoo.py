@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.models.lightgcn import LightGCN, bpr_loss
-from examples.models.neumf import NeuMF, bce_loss
+from bench.models.lightgcn import LightGCN, bpr_loss
+from bench.models.neumf import NeuMF, bce_loss
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
-from sgdl_wrap.self_guided.weighting import WeightingFunction
+from sgdl_wrap.guiding.weighting import WeightingFunction
 
 N_USERS, N_ITEMS, WIDTH = 12, 15, 8
 
@@ -371,7 +371,7 @@ SWITCHING = DenoiserConfig(
 
 def settled(**changes: Any) -> DenoiserConfig:
     """As a pointwise loss settles it: what Phase II is built with."""
-    return DenoiserConfig(**{"evidence_weights": False, **changes}).settled(pointwise=True)
+    return DenoiserConfig().but(**{"evidence_weights": False, **changes}).settled(pointwise=True)
 
 
 def tiny_denoiser(data: TinyData, kind: str = "lightgcn", **changes: Any) -> SelfGuidedDenoiser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sgdl_wrap.state import sealed
+from sgdl_wrap.saving.header import sealed
 
 
 def resealed(state: dict[str, Any]) -> dict[str, Any]:

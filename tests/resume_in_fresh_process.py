@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
-from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser, Variants
 from tests.models_zoo import (
     labelled_epoch,
     tiny_data,
@@ -55,9 +55,10 @@ class Run:
             self.model = tiny_lightgcn(self.data)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.02)
         config = DenoiserConfig(
-            history_length=2, guidance_size=20, gumbel_draws=8, guidance_interval=2,
+            history_length=2, guidance_size=20, guidance_interval=2,
             evidence_weights=False,  # of so few pairs no noise is sure
-            noise_rate_shift=0.28,  # the first mixtures are unsure; so all agree on the switch
+            # the first mixtures are unsure; so all agree on the switch
+            variants=Variants(gumbel_draws=8, noise_rate_shift=0.28),
         )  # fmt: skip
         if case.endswith("dict"):
             config = config.but(

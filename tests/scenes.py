@@ -11,7 +11,7 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import (
     DenoiserError,
     Phase,

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
-from sgdl_wrap.self_guided.gradients import ascent_direction, assumed_update, gradient_at
-from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.model.gradients import ascent_direction, assumed_update, gradient_at
+from sgdl_wrap.model.twin import Lookahead
 from tests.models_zoo import labelled_epoch, tiny_data, tiny_lightgcn, tiny_neumf, triple_epoch
 
 STEPS = 2_000

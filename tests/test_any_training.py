@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, Variants
 from tests.models_zoo import assert_identical, seeded, stream_states, without
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the memorized ratio to reach")
@@ -95,12 +95,14 @@ def drawn_settings(draw: st.DrawFn) -> Setting:
         guidance_interval=draw(st.integers(1, 3)),
         guidance_size=draw(st.sampled_from([None, 1, 5])),
         max_guidance_batch=draw(st.sampled_from([None, 2])),
-        denoising_scheduler=draw(st.sampled_from(["lstm", "mlp", "top_f", "none"])),
-        similarity=draw(st.sampled_from(["alignment", "paper"])),
-        weight_normalization=draw(st.sampled_from(["mean", "none"])),
-        memorized_data=draw(st.sampled_from(["auto", "switch", "current", "steady"])),
+        variants=Variants(
+            denoising_scheduler=draw(st.sampled_from(["lstm", "mlp", "top_f", "none"])),
+            similarity=draw(st.sampled_from(["alignment", "paper"])),
+            weight_normalization=draw(st.sampled_from(["mean", "none"])),
+            memorized_data=draw(st.sampled_from([None, "switch", "current", "steady"])),
+            gumbel_draws=4, denoising_scheduler_hidden=4, weight_hidden=4,
+        ),
         ranking=draw(st.sampled_from(["sampled", "full"])),
-        gumbel_draws=4, denoising_scheduler_hidden=4, weight_hidden=4,
     )  # fmt: skip
     return Setting(
         pairs=tuple((cell // n_items, cell % n_items) for cell in sorted(cells)),
@@ -254,7 +256,7 @@ def test_what_is_told_is_always_within_its_range(setting: Setting) -> None:
     assert (weights >= 0).all()
     if denoiser.phase is Phase.SELF_GUIDED:
         assert denoiser.memorization_point is not None
-        if setting.config.weight_normalization == "mean":
+        if setting.config.variants.weight_normalization == "mean":
             assert float(weights.float().mean()) == pytest.approx(1, rel=2e-2)
         else:
             assert (weights <= 1).all()

@@ -6,7 +6,7 @@ import pytest
 import sklearn.mixture  # noqa: F401  (its import may draw from the streams: test_plain_equality)
 import torch
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import OrderError, Phase
 from tests.models_zoo import (
     SWITCHING,

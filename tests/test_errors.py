@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import sgdl_wrap
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import (
     DenoiserConfig,
     DenoiserError,
@@ -27,6 +27,7 @@ from sgdl_wrap import (
     ScoreError,
     SelfGuidedDenoiser,
     SwitchError,
+    Variants,
 )
 from tests.models_zoo import (
     SWITCHING,
@@ -565,7 +566,7 @@ def train_on(denoiser: SelfGuidedDenoiser, users: Tensor, items: Tensor, epochs:
 
 
 def test_one_user_alone_works_through_both_phases() -> None:
-    config = DenoiserConfig(history_length=1, noise_rate_shift=0.5)
+    config = DenoiserConfig(history_length=1, variants=Variants(noise_rate_shift=0.5))
     denoiser = tiny_denoiser(DATA, interactions=one_user(), config=config)
     train_on(denoiser, *one_user(), epochs=6)
     assert denoiser.phase is Phase.SELF_GUIDED
@@ -577,11 +578,11 @@ def test_users_of_one_interaction_each_need_global_normalization() -> None:
     with pytest.raises(
         NoiseRateError,
         match=r"^Expected users with two or more interactions, got one each: per-user scaling maps "
-        r"every loss to 0\. Set loss_normalization='global' in the config, or noise_rate\.$",
+        r"every loss to 0\. Set Variants\(loss_normalization='global'\), or noise_rate\.$",
     ):
         tiny_denoiser(DATA, interactions=(users, items), config=DenoiserConfig(history_length=1))
     config = DenoiserConfig(
-        history_length=1, loss_normalization="global", noise_rate_shift=0.5
+        history_length=1, variants=Variants(loss_normalization="global", noise_rate_shift=0.5)
     )
     denoiser = tiny_denoiser(DATA, interactions=(users, items), config=config)
     train_on(denoiser, users, items, epochs=6)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
-from sgdl_wrap import BatchError, DenoiserConfig, Phase, SelfGuidedDenoiser
-from sgdl_wrap.self_guided import lookahead as lookahead_module
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
+from sgdl_wrap import BatchError, DenoiserConfig, Phase, SelfGuidedDenoiser, Variants
+from sgdl_wrap.model import twin as lookahead_module
 from tests.models_zoo import (
     MLPScorer,
     assert_identical,
@@ -29,8 +29,8 @@ from tests.spy import Spy
 
 DATA = tiny_data()
 ALL = DenoiserConfig(
-    history_length=1, noise_rate=0.9, guidance_interval=1, guidance_size=None, gumbel_draws=8,
-    meta_lr=0.05,
+    history_length=1, noise_rate=0.9, guidance_interval=1, guidance_size=None, meta_lr=0.05,
+    variants=Variants(gumbel_draws=8),
 )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ import pytest
 import sklearn.mixture  # noqa: F401  (its import may draw from the streams: test_plain_equality)
 import torch
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, Phase
-from sgdl_wrap.self_guided.learner import SelfGuidedLearner
+from sgdl_wrap.guiding.learner import SelfGuidedLearner
 from tests.models_zoo import (
     SWITCHING,
     build,
@@ -123,13 +123,13 @@ def test_what_guides_is_memorized_by_now_or_at_the_switch(
 STEADY = DenoiserConfig(history_length=5, noise_rate=0.9, guidance_interval=1)
 
 
-@pytest.mark.parametrize("memorized_data", ["auto", "switch", "current", "steady"])
+@pytest.mark.parametrize("memorized_data", [None, "switch", "current", "steady"])
 @pytest.mark.parametrize("kind", ["lightgcn", "neumf"])
 def test_what_guides_is_memorized_steadily_by_now_or_at_the_switch(
     kind: str, memorized_data: str
 ) -> None:
     expected = memorized_data
-    if memorized_data == "auto":
+    if memorized_data is None:
         expected = "current" if kind == "lightgcn" else "steady"
     denoiser = build(kind, config=STEADY.but(memorized_data=memorized_data))
     seen = []
@@ -315,7 +315,7 @@ def _guided(denoiser: Any, batches: Any) -> tuple[bool, list[int]]:
             ids += [] if guidance is None else guidance.ids.tolist()
             denoiser.step(batch)
         denoiser.end_epoch()
-    return denoiser.state_dict()["self_guided"]["pointwise"], ids
+    return denoiser.state_dict()["self_guided"]["settled"]["loss_kind"] == "pointwise", ids
 
 
 def test_pairs_that_are_missing_among_the_interactions_make_no_pointwise_loss(

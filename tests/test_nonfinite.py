@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, NonFiniteError, Phase, SelfGuidedDenoiser
-from sgdl_wrap.finite import check_finite, total
+from sgdl_wrap.model.numbers import check_finite, total
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,

@@ -23,6 +23,7 @@ from sgdl_wrap import (
     SelfGuidedDenoiser,
     StateError,
     UnsupportedModelError,
+    Variants,
     load_checkpoint,
     save_checkpoint,
 )
@@ -353,7 +354,8 @@ def test_a_batch_that_no_state_can_hold_is_told_of_at_once(inside: Any) -> None:
 
 
 def test_what_is_never_stored_is_not_told_of() -> None:
-    config = DenoiserConfig(history_length=1, noise_rate=0.9, denoising_learning=False)
+    variants = Variants(denoising_learning=False)
+    config = DenoiserConfig(history_length=1, noise_rate=0.9, variants=variants)
     wrapped = denoiser(Factors(), named, pair_fn=pairs, config=config)
     for number in range(2):
         train(wrapped, [with_more(batch, inside={1, 2}) for batch in epoch(number)])

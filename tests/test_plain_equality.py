@@ -15,10 +15,10 @@ import sklearn.mixture  # noqa: F401  (its import is the subject of a test of it
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import bpr_loss, ego_l2
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import bpr_loss, ego_l2
+from bench.models.neumf import bce_loss
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
-from sgdl_wrap.self_guided.weighting import WeightingFunction
+from sgdl_wrap.guiding.weighting import WeightingFunction
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,
@@ -272,7 +272,7 @@ import sys
 import numpy as np
 import torch
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import SelfGuidedDenoiser
 from tests.models_zoo import stream_states, tiny_data, tiny_lightgcn, triple_epoch
 

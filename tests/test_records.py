@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from sgdl_wrap import EpochRecord, Phase, added_time, records
+from sgdl_wrap import EpochRecord, Phase
+from sgdl_wrap.loop import progress
+from sgdl_wrap.model import clock as stopwatch
 from tests.models_zoo import SWITCHING, seeded, tiny_data, tiny_denoiser, triple_epoch
 
 DATA = tiny_data()
@@ -48,8 +50,8 @@ def test_plain_seconds_are_those_of_loss_backward_and_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(added_time.time, "perf_counter", clock)
-    monkeypatch.setattr(records.time, "perf_counter", clock)
+    monkeypatch.setattr(stopwatch.time, "perf_counter", clock)
+    monkeypatch.setattr(progress.time, "perf_counter", clock)
     denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING)
     code = denoiser._user_code
     inner, rank, guide = code.loss_fn, code.score, code.streams.own
@@ -101,26 +103,3 @@ def test_the_part_lived_in_another_process_is_not_known() -> None:
             again.before_step(batch)
             again.step(batch)
     assert [record.plain_seconds is None for record in again.history] == [True, False]
-
-
-def test_tensorboard_takes_the_history_in_one_line() -> None:
-    class Writer:
-        """As torch.utils.tensorboard.SummaryWriter.add_scalars wants its arguments."""
-
-        def __init__(self) -> None:
-            self.seen: dict[tuple[str, str, int], float] = {}
-
-        def add_scalars(self, main: str, values: dict[str, float], step: int) -> None:
-            for name, value in values.items():
-                self.seen[main, name, step] = float(value)
-
-    denoiser, writer = tiny_denoiser(DATA, "lightgcn", config=SWITCHING), Writer()
-    with seeded(23):
-        for epoch in range(2):
-            for batch in triple_epoch(DATA, epoch):
-                denoiser.before_step(batch)
-                denoiser.step(batch)
-    for r in denoiser.history: writer.add_scalars("sgdl_wrap", r.scalars(), r.epoch)  # noqa: E701
-    assert writer.seen["sgdl_wrap", "phase", 1] == 0
-    assert writer.seen["sgdl_wrap", "phase", 2] == 1
-    assert writer.seen["sgdl_wrap", "loss", 2] == denoiser.history[1].loss

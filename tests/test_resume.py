@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import Phase, SelfGuidedDenoiser, StateError
 from tests.models_zoo import MLPScorer, assert_identical, seeded, snapshot, tiny_data, without
 from tests.resealed import resealed

@@ -11,8 +11,8 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 from torch import Tensor
 
-from examples.models.lightgcn import bpr_loss
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import bpr_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import (
     BatchError,
     DenoiserWarning,

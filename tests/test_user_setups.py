@@ -23,7 +23,7 @@ from sgdl_wrap import (
     StateError,
     UnsupportedModelError,
 )
-from sgdl_wrap.self_guided.lookahead import Lookahead
+from sgdl_wrap.model.twin import Lookahead
 from tests.models_zoo import assert_identical, snapshot, without
 from tests.resealed import resealed
 from tests.small_factors import N_ITEMS, N_USERS, SOON, Factors, batches, bpr, interactions, made

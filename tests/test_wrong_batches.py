@@ -10,14 +10,14 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 from torch import Tensor
 
-from examples.models.lightgcn import bpr_loss
+from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import (
     BatchError,
     InteractionsError,
     Phase,
     SelfGuidedDenoiser,
 )
-from sgdl_wrap.batches.backlog import Backlog
+from sgdl_wrap.watching.backlog import Backlog
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,
@@ -178,7 +178,7 @@ def test_unknown_pairs_among_good_batches_are_named_when_steps_are_written_down(
     expected._epochs.backlog = Backlog().plus(first).plus(third)
     expected._epochs.running.batches = 1  # the one that is refused
     if call == "before_step":
-        monkeypatch.setattr("sgdl_wrap.batches.backlog.CAPACITY", 150)
+        monkeypatch.setattr("sgdl_wrap.watching.backlog.CAPACITY", 150)
         with scene.refused(error, named):
             scene.denoiser.before_step(BATCHES[3])
     else:

@@ -11,15 +11,15 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 from torch import Tensor, nn
 
-from examples.models.lightgcn import LightGCN, bpr_loss
-from examples.models.neumf import bce_loss
+from bench.models.lightgcn import LightGCN, bpr_loss
+from bench.models.neumf import bce_loss
 from sgdl_wrap import (
     Phase,
     SelfGuidedDenoiser,
     UnsupportedModelError,
 )
-from sgdl_wrap.checks import check_device
-from sgdl_wrap.user_code import UserCode
+from sgdl_wrap.model.calls import UserCode
+from sgdl_wrap.model.refusals import check_device
 from tests.models_zoo import (
     SWITCHING,
     MLPScorer,

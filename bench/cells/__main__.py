@@ -13,7 +13,7 @@ from bench.cells.queue import THREADS, Plan, Queue
 from bench.cells.results import Results
 from bench.cells.tuning import MOST
 from bench.data import conditions, sources
-from examples.reproduction.provenance import current_provenance
+from bench.provenance import current_provenance
 from sgdl_wrap import DenoiserConfig
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         variant = variant_of(options.config)
-        DenoiserConfig(**changes(variant))
+        DenoiserConfig().but(**changes(variant))
     except ValueError as error:
         parser.error(f"--config: {error}")
     results = Results(options.results)

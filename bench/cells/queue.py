@@ -185,7 +185,7 @@ def line(result: dict[str, Any]) -> str:
 
 def _begin() -> None:
     """One thread; and a worker ends with its command, else it would go on for nobody."""
-    from examples.reproduction.workers import _end_with_parent
+    from bench.study.workers import end_with_parent
 
     torch.set_num_threads(THREADS)
-    _end_with_parent()
+    end_with_parent()

@@ -13,7 +13,7 @@ import numpy as np
 from bench.cells.cell import RunKey
 from bench.cells.run import NDCG
 from bench.measures import CUTOFF
-from examples.reproduction.statistics import mean_and_spread, paired_p_value, recovered_share
+from bench.statistics import mean_and_spread, paired_p_value, recovered_share
 
 TAIL = f"recall_tail@{CUTOFF}"
 BASE, BEST = "plain", "clean-only"

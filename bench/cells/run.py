@@ -13,6 +13,7 @@ from torch import nn
 
 from bench.cells.cell import RunKey, changes
 from bench.data import conditions, sources
+from bench.data.interaction_data import InteractionData
 from bench.families.family import Family
 from bench.measures import (
     CUTOFF,
@@ -23,7 +24,6 @@ from bench.measures import (
     weight_spread,
     within_popularity,
 )
-from examples.interaction_data import InteractionData
 from sgdl_wrap import DenoiserConfig, NonFiniteError, Phase, SelfGuidedDenoiser
 
 NDCG = f"ndcg@{CUTOFF}"
@@ -124,7 +124,7 @@ def _denoiser(
         model, optimizer, family.loss_fn,
         interactions=(torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)),
         n_items=data.n_items, score_fn=family.score_fn, pair_fn=family.pair_fn,
-        explicit_epochs=True, config=DenoiserConfig(**fields),
+        explicit_epochs=True, config=DenoiserConfig().but(**fields),
     )  # fmt: skip
 
 

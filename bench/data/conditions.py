@@ -11,14 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from examples.interaction_data import Flags, Ids, InteractionData
-from examples.reproduction.noise_injection import clean_part
+from bench.data.interaction_data import Flags, Ids, InteractionData
+from bench.study.noise_injection import clean_part
 
 INJECTED = {
-    "random-20": (0.2, False),
-    "random-40": (0.4, False),
-    "popular-20": (0.2, True),
-    "popular-40": (0.4, True),
+    f"{kind}-{percent}": (percent / 100, kind == "popular")
+    for kind in ("random", "popular")
+    for percent in (10, 20, 40)
 }
 NOISY_USERS = "noisy-users"
 NAMES = ("natural", "clean", *INJECTED, NOISY_USERS)
@@ -30,10 +29,11 @@ def under(condition: str, data: InteractionData, seed: int) -> InteractionData:
 
     - "natural": as it is.
     - "clean": without what is flagged as noise in train and valid.
-    - "random-20", "random-40": the clean part and unobserved pairs, 20 or 40 % of the clean count
-      of train in train and of valid in valid; user and item uniform over those that occur.
-    - "popular-20", "popular-40": the same with items drawn in proportion to their number of clean
-      train interactions.
+    - "random-10", "random-20", "random-40": the clean part and unobserved pairs, 10, 20 or 40 % of
+      the clean count of train in train and of valid in valid; user and item uniform over those
+      that occur.
+    - "popular-10", "popular-20", "popular-40": the same with items drawn in proportion to their
+      number of clean train interactions.
     - "noisy-users": the clean part; a tenth of the users gets as many unobserved items, uniform,
       as it has clean ones in train and in valid, but at most half of its unobserved items.
 

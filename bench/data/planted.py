@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.interaction_data import Ids, InteractionData
+from bench.data.interaction_data import Ids, InteractionData
 
 SIZES = {
     "planted-400": {"n_users": 400, "n_items": 600, "clicks_per_user": 50},
@@ -19,7 +19,7 @@ SKEWED = "-zipf"
 NAMES = tuple(size + suffix for size in SIZES for suffix in ("", SKEWED))
 
 LIKED_CLUSTERS = 3
-_ITEMS_PER_CLUSTER = 20_000 / 64
+_ITEMS_PER_CLUSTER = 4_000 / 64
 _LEAST_CLUSTERS = 8
 
 
@@ -52,7 +52,7 @@ def planted(
     Args:
         seed: of the generator; the same seed gives the same data.
         zipf: exponent of the popularity within a cluster, None for none.
-        n_clusters: None takes one for each 312 items, as 64 for 20,000, and at least 8.
+        n_clusters: None takes one for each 62 items, as 64 for 4,000, and at least 8.
 
     Raises:
         ValueError: more clicks than half of the items in the clusters that a user likes.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data import planted
-from examples.folder_reader import read_folder
-from examples.interaction_data import Ids, InteractionData
+from bench.data.folder_reader import read_folder
+from bench.data.interaction_data import Ids, InteractionData
 
 FOLDERS = ("ml100k", "ml1m")
 TIMED = "ml-latest-small"

@@ -3,7 +3,7 @@
 from bench.families.factorization import BPR_MF, FM, POINTWISE_MF
 from bench.families.family import Family, Settings
 from bench.families.in_batch import MULT_VAE, TWO_TOWERS
-from bench.families.of_examples import CDAE, LIGHTGCN, NEUMF, NGCF
+from bench.families.of_paper import CDAE, LIGHTGCN, NEUMF, NGCF
 from bench.families.sequences import GRU4REC, SASREC_BCE, SASREC_CE
 
 FAMILIES = {

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from bench.data.interaction_data import InteractionData
 from bench.families.family import Family, Settings, labelled, triples
-from examples.interaction_data import InteractionData
 
 WIDTH = 64
 Batch = tuple[Tensor, Tensor, Tensor]

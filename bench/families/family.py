@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from examples.interaction_data import InteractionData
+from bench.data.interaction_data import InteractionData
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def triples(
     data: InteractionData, batch_size: int, generator: np.random.Generator
 ) -> Iterable[Any]:
     """(users, positives, negatives), each pair once a pass."""
-    from examples.batches import TripleBatches
+    from bench.training.batches import TripleBatches
 
     return TripleBatches(
         data.train_users, data.train_items, data.n_items, batch_size=batch_size,
@@ -65,7 +65,7 @@ def labelled(
     data: InteractionData, batch_size: int, generator: np.random.Generator
 ) -> Iterable[Any]:
     """(users, items, labels), each pair once a pass, with four unobserved ones."""
-    from examples.batches import LabelledBatches
+    from bench.training.batches import LabelledBatches
 
     return LabelledBatches(
         data.train_users, data.train_items, data.n_items, negatives_per_positive=4,

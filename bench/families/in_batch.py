@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize, relu
 
+from bench.data.interaction_data import InteractionData
 from bench.families.family import Family, Settings
-from examples.interaction_data import InteractionData
 
 TEMPERATURE = 0.2
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
+from bench.data.interaction_data import InteractionData
 from bench.families.family import Family, Settings
 from bench.families.in_batch import by_user
-from examples.batches import NegativeSampler
-from examples.interaction_data import InteractionData
+from bench.training.batches import NegativeSampler
 
 WINDOW, WIDTH = 50, 48
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.samples import MOST_UNKNOWN, Samples
 from sgdl_wrap.errors import BatchError
-from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.notices import warn
 
 LEAST = 8  # pairs marked unobserved; fewer tell nothing

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.errors import BatchError
-from sgdl_wrap.interactions import Interactions
 from sgdl_wrap.notices import warn
 
 MOST_UNKNOWN = 1 / 3  # of the pairs that pass for observed: more of them are sampled negatives

@@ -16,17 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
-from sgdl_wrap.distributed.engine import bare, ranks_of
-from sgdl_wrap.distributed.ranks import Ranks
-from sgdl_wrap.distributed.resharding import merge_states, state_of_rank
 from sgdl_wrap.errors import StateError, UnsupportedModelError
-from sgdl_wrap.state import broken_state_refused, check_header, check_seal
+from sgdl_wrap.model.engine import bare
+from sgdl_wrap.ranks.ranks import Ranks, ranks_of
+from sgdl_wrap.ranks.resharding import merge_states, state_of_rank
+from sgdl_wrap.saving.header import broken_state_refused, check_header, check_seal
 
 try:
     from accelerate import Accelerator
 except ImportError as error:
     raise ImportError(
-        "Expected Accelerate, got none installed. Run `pip install sgdl-wrap[accelerate]`."
+        "Expected Accelerate, got none installed. Run `pip install \"sgdl-wrap[accelerate]\"`."
     ) from error
 
 

@@ -35,7 +35,6 @@ from sgdl_wrap.errors import (
     OrderError,
     UnsupportedModelError,
 )
-from sgdl_wrap.finite import check_gradients
 from sgdl_wrap.integrations.huggingface_checkpoint import restore, save
 from sgdl_wrap.integrations.huggingface_losses import (
     Batch,
@@ -44,8 +43,9 @@ from sgdl_wrap.integrations.huggingface_losses import (
     next_item_losses,
     next_item_pairs,
 )
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.user_code import ScoreFn
+from sgdl_wrap.model.calls import ScoreFn
+from sgdl_wrap.model.numbers import check_gradients
+from sgdl_wrap.records import Phase
 
 try:
     from transformers import Trainer, TrainerCallback

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sgdl_wrap.batches.pairs import PairFn
-from sgdl_wrap.compiled import what_was_compiled
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.errors import (
@@ -28,19 +27,20 @@ from sgdl_wrap.errors import (
     OrderError,
     UnsupportedModelError,
 )
-from sgdl_wrap.finite import check_gradients
 from sgdl_wrap.integrations.replay import Replay
-from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.model.calls import ScoreFn
+from sgdl_wrap.model.compiled import what_was_compiled
+from sgdl_wrap.model.numbers import check_gradients
+from sgdl_wrap.model.twin import LossFn
 from sgdl_wrap.notices import warn
-from sgdl_wrap.self_guided.lookahead import LossFn
-from sgdl_wrap.user_code import ScoreFn
+from sgdl_wrap.records import Phase
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.strategies import SingleDeviceStrategy
 except ImportError as error:
     raise ImportError(
-        "Expected Lightning, got none installed. Run `pip install sgdl-wrap[lightning]`."
+        "Expected Lightning, got none installed. Run `pip install \"sgdl-wrap[lightning]\"`."
     ) from error
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")

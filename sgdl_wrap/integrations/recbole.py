@@ -14,9 +14,9 @@ from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.errors import DenoiserError, OrderError, StateError, UnsupportedModelError
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.random_streams import RandomStreams
-from sgdl_wrap.without_trace import evaluating, undisturbed
+from sgdl_wrap.model.streams import RandomStreams
+from sgdl_wrap.model.untouched import evaluating, undisturbed
+from sgdl_wrap.records import Phase
 
 try:
     from recbole.data.dataloader import TrainDataLoader
@@ -25,7 +25,7 @@ try:
     from recbole.utils import InputType, ModelType
 except ImportError as error:
     raise ImportError(
-        f"Expected RecBole, got {error}. Run `pip install sgdl-wrap[recbole]`."
+        f"Expected RecBole, got {error}. Run `pip install \"sgdl-wrap[recbole]\"`."
     ) from error
 
 from sgdl_wrap.integrations.recbole_losses import Columns, RecBoleLosses

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from sgdl_wrap.errors import LossError, OrderError, UnsupportedModelError
-from sgdl_wrap.random_streams import RandomStreams
-from sgdl_wrap.without_trace import undisturbed
+from sgdl_wrap.model.streams import RandomStreams
+from sgdl_wrap.model.untouched import undisturbed
 
 Columns = dict[str, Tensor]  # of a RecBole Interaction
 Unreduced = Callable[..., Tensor]

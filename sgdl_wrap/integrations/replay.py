@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap.errors import UnsupportedModelError
-from sgdl_wrap.random_streams import foreign_streams_kept
-from sgdl_wrap.without_trace import undisturbed
+from sgdl_wrap.model.streams import foreign_streams_kept
+from sgdl_wrap.model.untouched import undisturbed
 
 _COPIED = 65_536  # elements; larger buffers, a graph say, are read as they are
 

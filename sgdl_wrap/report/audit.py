@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from sgdl_wrap.errors import DenoiserError, OrderError
-from sgdl_wrap.memorization.tracker import MemorizationTracker
-from sgdl_wrap.self_guided.phase import SelfGuidedPhase
+from sgdl_wrap.guiding.guide import SelfGuidedPhase
+from sgdl_wrap.watching.notebook import MemorizationTracker
 
 CHUNK = 1 << 16  # interactions that are weighted at once
 
@@ -46,7 +46,7 @@ class Audit(np.ndarray):
             - user, item: the pair;
             - suspicion: in [0, 1], how likely the pair is like those that nobody chose, by how
               little its user is like the item's other users
-              (:func:`~sgdl_wrap.memorization.noise_share.fitted`): an average over
+              (:func:`~sgdl_wrap.equations.suspicion.fitted`): an average over
               the epochs that gather evidence, of which the last counts 0.3. Some preferences
               are as strange: it orders, and does not say how many are noise. NaN before evidence is
               gathered, and where nothing is known, as of an item with one user;
@@ -136,8 +136,8 @@ class Audit(np.ndarray):
             import pandas
         except ImportError as error:
             raise DenoiserError(
-                "Expected pandas, got none installed. Run `pip install sgdl-wrap[report]`, or use "
-                "to_csv or rows."
+                "Expected pandas, got none installed. Run `pip install \"sgdl-wrap[report]\"`, or "
+                "use to_csv or rows."
             ) from error
         return pandas.DataFrame.from_records(self.rows)
 
@@ -152,8 +152,8 @@ class Audit(np.ndarray):
             from pyarrow import parquet
         except ImportError as error:
             raise DenoiserError(
-                "Expected pyarrow, got none installed. Run `pip install sgdl-wrap[report]`, or use "
-                "to_csv."
+                "Expected pyarrow, got none installed. Run `pip install \"sgdl-wrap[report]\"`, or "
+                "use to_csv."
             ) from error
         columns = {name: np.ascontiguousarray(self[name]) for name in self.dtype.names or ()}
         parquet.write_table(pyarrow.table(columns), path)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
-from sgdl_wrap.memorization.transition import Phase
-from sgdl_wrap.records import EpochRecord
+from sgdl_wrap.records import EpochRecord, Phase
 
 
 def epoch_line(record: EpochRecord) -> str:
@@ -87,7 +86,11 @@ class EpochDisplay:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        stream, line = self._stream(), epoch_line(record)
+        self.say(epoch_line(record))
+
+    def say(self, line: str) -> None:
+        """Writes a line."""
+        stream = self._stream()
         if self._tqdm is not None:
             self._tqdm.write(line, file=stream)
         else:

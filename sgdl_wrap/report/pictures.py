@@ -5,7 +5,7 @@
     from sgdl_wrap.report.pictures import draw_page
     draw_page(denoiser).savefig("page.png", dpi=150)
 
-Needs matplotlib (``pip install sgdl-wrap[plots]``); pyplot and its state are never used. Each
+Needs matplotlib (``pip install "sgdl-wrap[plots]"``); pyplot and its state are never used. Each
 function draws into axes of yours. What a phase cannot show yet, its picture says in words.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sgdl_wrap.errors import DenoiserError
-from sgdl_wrap.memorization.transition import Phase
+from sgdl_wrap.records import Phase
 
 if TYPE_CHECKING:
     from sgdl_wrap.denoiser import SelfGuidedDenoiser
@@ -51,8 +51,8 @@ def draw_page(denoiser: SelfGuidedDenoiser, *, title: str | None = None) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DenoiserError(
-            "Expected matplotlib, got none installed. Run `pip install sgdl-wrap[plots]`, or read "
-            "denoiser.history and denoiser.report()."
+            "Expected matplotlib, got none installed. Run `pip install \"sgdl-wrap[plots]\"`, or "
+            "read denoiser.history and denoiser.report()."
         ) from error
     with rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 8.0), layout="constrained")
@@ -123,7 +123,7 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     # the easy ones are so many that they would flatten the rest
     axes.set(xlabel="loss, scaled per user to 0 ... 1", ylabel="density, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.02, 3 * max(float(density.max()), 1.0)))
-    if denoiser.config.loss_normalization == "global":
+    if denoiser.config.variants.loss_normalization == "global":
         axes.set_xlabel("loss, scaled to 0 ... 1")
     axes.legend(title=f"σ̂ = {mixture.value:.3f}", title_fontsize=7.5)
 
@@ -143,7 +143,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     if self_guided.learner is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
-    names, g = self_guided.config.weight_inputs, self_guided.learner.weighting
+    names, g = self_guided.config.inputs, self_guided.learner.weighting
     tracker = denoiser._epochs.tracker
     over, values = "loss", tracker.latest_losses()
     if {"loss", "smoothed_loss"}.isdisjoint(names):
@@ -197,7 +197,7 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.8, 4 * highest))  # room for the legend
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    if denoiser._epochs.self_guided.config.weight_normalization == "none":
+    if denoiser._epochs.self_guided.config.variants.weight_normalization == "none":
         axes.set_xlabel("weight")
     axes.legend(loc="upper center", ncols=2)
 
@@ -214,7 +214,7 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
         return
     ids, probabilities = self_guided.learner.selector.probabilities()
     if len(ids) == 0:
-        none = self_guided.config.denoising_scheduler == "none"
+        none = self_guided.config.variants.denoising_scheduler == "none"
         _say(axes, "none: all guide alike" if none else "comes with the first guidance")
         return
     losses = denoiser._epochs.tracker.losses[ids]

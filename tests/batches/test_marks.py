@@ -17,9 +17,9 @@ from sgdl_wrap import (
     OrderError,
     SelfGuidedDenoiser,
 )
+from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.marks import chance_of_known, most_by_chance, refuse_or_doubt_marks
 from sgdl_wrap.batches.samples import Samples
-from sgdl_wrap.interactions import Interactions
 from tests.models_zoo import WATCHING, labelled_epoch, tiny_data, tiny_denoiser
 
 DATA = tiny_data()
@@ -184,7 +184,7 @@ def lone_negatives(number: int, size: int = 60) -> tuple[torch.Tensor, ...]:
 def test_batches_of_negatives_alone_are_said_once_when_a_pass_of_them_has_come(
     explicit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sgdl_wrap.batches.backlog.CAPACITY", 60)
+    monkeypatch.setattr("sgdl_wrap.watching.backlog.CAPACITY", 60)
     denoiser = watching(explicit_epochs=explicit)
     said = 0
     for number in range(7):

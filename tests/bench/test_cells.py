@@ -21,8 +21,8 @@ from bench.cells.queue import Plan, Queue
 from bench.cells.results import Results
 from bench.cells.run import train
 from bench.cells.tuning import Point, Tuned, search
+from bench.data.planted_preferences import generate
 from bench.families import FAMILIES, Family, Settings
-from examples.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig
 
 CELL = Cell("bpr-mf", "ml100k", "natural")
@@ -55,7 +55,7 @@ def test_values_of_a_variant_are_those_of_the_config() -> None:
         "denoising_scheduler": "none", "meta_lr": 1e-3, "guidance_size": None,
         "weight_inputs": ("loss", "observed"),
     }  # fmt: skip
-    DenoiserConfig(**changes(variant))
+    DenoiserConfig().but(**changes(variant))
 
 
 # ---------------------------------------------------------------------- results

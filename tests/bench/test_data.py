@@ -11,8 +11,8 @@ from torch import nn
 from bench import measures
 from bench.data import conditions, planted, sources
 from bench.data.conditions import clean_only, under
+from bench.data.interaction_data import InteractionData
 from bench.measures import Evaluation
-from examples.interaction_data import InteractionData
 
 SPLITS = ("train", "valid", "test")
 INJECTING = [*conditions.INJECTED, "noisy-users"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.data.planted_preferences import generate
 from bench.families import FAMILIES, Family
-from examples.planted_preferences import generate
-from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, Variants
 from sgdl_wrap.batches.pairs import PairReader
 
 DATA = generate(n_users=40, n_items=64, interactions_per_user=15)
@@ -51,7 +51,7 @@ def test_a_denoised_run_learns_and_reaches_phase_two(family: Family) -> None:
         model, optimizer, family.loss_fn,
         interactions=(DATA.train_users, DATA.train_items), n_items=DATA.n_items,
         score_fn=family.score_fn, pair_fn=family.pair_fn,
-        config=DenoiserConfig(history_length=2, noise_rate_shift=0.9),
+        config=DenoiserConfig(history_length=2, variants=Variants(noise_rate_shift=0.9)),
     )  # fmt: skip
     for _ in range(5):
         for batch in batches:

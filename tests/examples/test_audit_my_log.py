@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from bench.data.planted_preferences import generate
 from examples.audit_my_log import main, quality
-from examples.planted_preferences import generate
 from sgdl_wrap.report.audit import FIELDS, Audit
 
 

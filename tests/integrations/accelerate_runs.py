@@ -26,6 +26,7 @@ from sgdl_wrap import (
     DenoiserConfig,
     DenoiserError,
     SelfGuidedDenoiser,
+    Variants,
     load_checkpoint,
     save_checkpoint,
 )
@@ -42,7 +43,7 @@ SOON = DenoiserConfig(
 # every memorized sample guides, so that no draw depends on the number of processes
 TOGETHER = DenoiserConfig(
     history_length=1, noise_rate=0.9, guidance_interval=2, meta_lr=0.05,
-    ranking="full", guidance_size=None, gumbel_draws=8,
+    ranking="full", guidance_size=None, variants=Variants(gumbel_draws=8),
 )  # fmt: skip
 REFUSED = ("missing", "torn", "mixed", "foreign")  # checkpoints, by what is wrong in them
 

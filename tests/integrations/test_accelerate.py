@@ -24,9 +24,9 @@ from sgdl_wrap import (
     load_checkpoint,
     save_checkpoint,
 )
-from sgdl_wrap.self_guided.weighting import WeightingFunction
-from tests.distributed.test_following import assert_follow
+from sgdl_wrap.guiding.weighting import WeightingFunction
 from tests.models_zoo import assert_identical, seeded, weights_of_one, without
+from tests.ranks.test_following import assert_follow
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
 
 pytest.importorskip("accelerate")

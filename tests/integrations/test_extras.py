@@ -33,4 +33,4 @@ def test_a_framework_that_is_missing_is_named_with_its_extra(extra: str, name: s
         "except ImportError as error: print(error)"
     )
     assert said.startswith(f"Expected {name}, got ")
-    assert said.endswith(f". Run `pip install sgdl-wrap[{extra}]`.\n")
+    assert said.endswith(f". Run `pip install \"sgdl-wrap[{extra}]\"`.\n")

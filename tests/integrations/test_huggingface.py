@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from sgdl_wrap import DenoiserConfig, DenoiserWarning, Phase, SelfGuidedDenoiser, StateError
-from sgdl_wrap.self_guided.weighting import WeightingFunction
+from sgdl_wrap.guiding.weighting import WeightingFunction
 from tests.models_zoo import assert_identical, seeded, stream_states, weights_of_one, without
 
 pytest.importorskip("transformers")

@@ -19,7 +19,7 @@ from sgdl_wrap import (
     SelfGuidedDenoiser,
     StateError,
 )
-from sgdl_wrap.self_guided.weighting import WeightingFunction
+from sgdl_wrap.guiding.weighting import WeightingFunction
 from tests.models_zoo import assert_identical, seeded, stream_states, weights_of_one, without
 from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
 

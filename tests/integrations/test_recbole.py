@@ -23,7 +23,7 @@ from sgdl_wrap import (
     SelfGuidedDenoiser,
     StateError,
 )
-from sgdl_wrap.self_guided.weighting import WeightingFunction
+from sgdl_wrap.guiding.weighting import WeightingFunction
 from tests.models_zoo import (
     SWITCHING,
     WATCHING,

@@ -15,9 +15,9 @@ import sklearn.mixture  # noqa: F401  (its import may draw from the streams: tes
 import torch
 from sklearn.metrics import roc_auc_score
 
-from examples.planted_preferences import generate
-from examples.recipes import RECIPES_FOR_GENERATED_DATA
-from examples.training import set_up, wrap
+from bench.data.planted_preferences import generate
+from bench.training.fit import set_up, wrap
+from bench.training.recipes import RECIPES_FOR_GENERATED_DATA
 from sgdl_wrap import DenoiserConfig, DenoiserError, OrderError, Phase, SelfGuidedDenoiser
 from sgdl_wrap.report.audit import Audit
 from tests.models_zoo import (

@@ -74,7 +74,19 @@ def test_asked_for_a_file_gets_a_line_an_epoch_and_no_bars(
     train(denoiser, epochs=3)
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.splitlines() == [epoch_line(record) for record in denoiser.history]
+    first, *others = map(epoch_line, denoiser.history)
+    sentence = "Switched after epoch 1: from now on each sample has a weight of its own."
+    assert err.splitlines() == [first, sentence, *others]
+
+
+def test_when_all_evidence_is_gathered_a_sentence_says_what_came_of_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    denoiser = tiny_denoiser(DATA, "lightgcn", config=SWITCHING, progress=True)
+    train(denoiser, epochs=12)
+    *_, eleventh, sentence, twelfth = capfd.readouterr().err.splitlines()
+    assert [eleventh, twelfth] == [epoch_line(record) for record in denoiser.history[-2:]]
+    assert sentence.startswith("Denoised from epoch 2 on: the most suspicious tenth of the ")
 
 
 def test_a_terminal_gets_a_bar_that_the_line_replaces(monkeypatch: pytest.MonkeyPatch) -> None:

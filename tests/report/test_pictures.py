@@ -11,7 +11,7 @@ import torch
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
-from sgdl_wrap import DenoiserConfig, DenoiserError, Phase, SelfGuidedDenoiser
+from sgdl_wrap import DenoiserConfig, DenoiserError, Phase, SelfGuidedDenoiser, Variants
 from sgdl_wrap.report.pictures import (
     draw_guidance,
     draw_loss_mixture,
@@ -37,7 +37,9 @@ PICTURES = (
     draw_memory_curve, draw_loss_mixture, draw_weighting_function, draw_weights, draw_guidance,
 )  # fmt: skip
 # switches after the first epoch by an estimated noise rate
-ESTIMATING = DenoiserConfig(history_length=1, noise_rate_shift=0.9, guidance_interval=2)
+ESTIMATING = DenoiserConfig(
+    history_length=1, guidance_interval=2, variants=Variants(noise_rate_shift=0.9)
+)
 
 
 def trained(kind: str = "lightgcn", epochs: int = 4, **changes: Any) -> SelfGuidedDenoiser:
@@ -233,6 +235,6 @@ def test_without_matplotlib_the_page_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
         DenoiserError,
-        match=r"^Expected matplotlib, got none installed\. Run `pip install sgdl-wrap\[plots\]`, ",
+        match=r"^Expected matplotlib.* Run `pip install .sgdl-wrap\[plots\].`, ",
     ):
         draw_page(denoiser)

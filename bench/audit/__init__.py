@@ -1,0 +1,1 @@
+"""How well rankings of suspicion find noise: ``python -m bench.audit``."""

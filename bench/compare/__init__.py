@@ -1,0 +1,1 @@
+"""Plain and denoised training side by side, printed: ``python -m bench.compare``."""

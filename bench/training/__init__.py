@@ -1,0 +1,1 @@
+"""One training: batches, what each model is trained with, the loop, the metrics."""

@@ -1,6 +1,0 @@
-"""What the denoiser costs beside plain training: ``python -m examples.benchmark``.
-
-`cases` says what is measured, `workload` builds it, `variants` are the training steps compared,
-`naive` the two obvious ways for scale, `timing` and `memory` the two measurements, `measurement`
-one row of the table, `table` the JSON and the Markdown.
-"""

@@ -1,0 +1,1 @@
+"""What a saved run looks like: its header, its seal and the file that holds it."""
