@@ -16,106 +16,57 @@ F(θ) + (1/N) Σ_k (w_k - 1) L_k(θ), the actual update of Eq. 9; in Phase I tha
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sgdl_wrap.batches.pairs import PairFn
-from sgdl_wrap.checkpoint import load_checkpoint, save_checkpoint
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.denoiser import SelfGuidedDenoiser
 from sgdl_wrap.errors import (
-    BatchError,
     DenoiserError,
     LossError,
     OrderError,
-    StateError,
     UnsupportedModelError,
+)
+from sgdl_wrap.integrations.huggingface_checkpoint import restore, save
+from sgdl_wrap.integrations.huggingface_losses import (
+    Batch,
+    masked_item_losses,
+    masked_item_pairs,
+    next_item_losses,
+    next_item_pairs,
 )
 from sgdl_wrap.model.calls import ScoreFn
 from sgdl_wrap.model.numbers import check_gradients
-from sgdl_wrap.notices import warn
 from sgdl_wrap.records import Phase
 
 try:
     from transformers import Trainer, TrainerCallback
-    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
     raise ImportError(
         "Expected Transformers, got none installed. Run `pip install sgdl-wrap[huggingface]`."
     ) from error
 
-Batch = Mapping[str, Any]
+__all__ = [
+    "SelfGuidedCallback",
+    "masked_item_losses",
+    "masked_item_pairs",
+    "next_item_losses",
+    "next_item_pairs",
+]
+
 LossesOf = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> (B,)
 
-FILE = "denoiser.pt"  # beside the Trainer's own files in each checkpoint
-_IGNORED = -100  # Transformers' label of a position that has no loss
 _GRADIENT_REMEDY = (
     "Lower the learning rate, or look for sqrt(0), log(0) and 0/0 in the model and its loss."
 )
-
-
-def next_item_losses(outputs: Any, batch: Batch) -> Tensor:
-    """-log p(item | the items before it) of each labelled position, (B,), as of a GPT.
-
-    Args:
-        outputs: of the model; ``outputs.logits``, (rows, length, tokens).
-        batch: its ``labels``, (rows, length), -100 where nothing is to be told. Logits at a
-            position foretell the label of the next one, as Transformers' causal models do.
-    """
-    return _token_losses(outputs.logits[:, :-1], batch["labels"][:, 1:])
-
-
-def next_item_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The (user, item) of each loss of :func:`next_item_losses`, (B,) each; a `pair_fn`.
-
-    Args:
-        batch: its ``labels``, and ``user``, (rows,), the id of each row's user. Items are numbered
-            as tokens are.
-
-    Raises:
-        BatchError: no users in the batch.
-    """
-    return _token_pairs(batch, batch["labels"][:, 1:])
-
-
-def masked_item_losses(outputs: Any, batch: Batch) -> Tensor:
-    """-log p(item | the items around it) of each labelled position, (B,), as of a BERT.
-
-    Args:
-        outputs: of the model; ``outputs.logits``, (rows, length, tokens).
-        batch: its ``labels``, (rows, length), -100 where nothing is masked.
-    """
-    return _token_losses(outputs.logits, batch["labels"])
-
-
-def masked_item_pairs(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The (user, item) of each loss of :func:`masked_item_losses`, as :func:`next_item_pairs`."""
-    return _token_pairs(batch, batch["labels"])
-
-
-def _token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    told = labels != _IGNORED
-    return F.cross_entropy(logits[told].float(), labels[told], reduction="none")
-
-
-def _token_pairs(batch: Batch, labels: Tensor) -> tuple[Tensor, Tensor]:
-    if "user" not in batch:
-        raise BatchError(
-            f"Expected a column 'user' in the batch, got {', '.join(map(str, batch))}. Let the "
-            "data set and the collator give the id of each row's user."
-        )
-    told = labels != _IGNORED
-    return batch["user"][:, None].expand_as(labels)[told], labels[told]
 
 
 class SelfGuidedCallback(TrainerCallback):
@@ -252,7 +203,7 @@ class SelfGuidedCallback(TrainerCallback):
             **self._arguments,
         )
         if state.global_step > 0 and denoiser.enabled:
-            _restore(denoiser, model, _checkpoint(args, state))
+            restore(denoiser, model, args, state)
         self.denoiser, self._compared, self._watched = denoiser, False, 0
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -279,17 +230,8 @@ class SelfGuidedCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The denoiser's file, beside the Trainer's."""
-        if self.denoiser is None or not self.denoiser.enabled:
-            return
-        folder = _folder(args.output_dir, state)
-        if not folder.is_dir():
-            raise StateError(
-                f"Expected the checkpoint in {folder}, got none there. In a hyperparameter "
-                "search, pass save_strategy='no'."
-            )
-        save_checkpoint(
-            folder / FILE, denoiser=self.denoiser, parameters=_fingerprint(kwargs["model"])
-        )
+        if self.denoiser is not None and self.denoiser.enabled:
+            save(self.denoiser, kwargs["model"], args, state)
 
     # ------------------------------------------------------------------ steps
 
@@ -412,50 +354,3 @@ def _compare(found: float, expected: float) -> None:
             f"{expected:.6g}, got {found:.6g}. Pass the per-sample losses that it averages, or "
             "penalty=True if it has more that is to stay unweighted (label smoothing, say)."
         )
-
-
-# ------------------------------------------------------------------ checkpoints
-
-
-def _folder(output_dir: str, state: Any) -> Path:
-    return Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    """The folder that the Trainer resumes; it tells its callbacks the step alone."""
-    told = args.resume_from_checkpoint
-    folder = Path(told) if isinstance(told, str) else _folder(args.output_dir, state)
-    if not folder.is_dir():
-        raise StateError(
-            f"Expected the checkpoint of step {state.global_step} in {folder}, got none there. "
-            "Name the folder that is resumed in TrainingArguments, too: "
-            "resume_from_checkpoint='...'."
-        )
-    return folder
-
-
-def _restore(denoiser: SelfGuidedDenoiser, model: nn.Module, folder: Path) -> None:
-    path = folder / FILE
-    if not path.exists():
-        warn(
-            f"Expected {FILE} in the checkpoint {folder}, got none: it was saved without the "
-            "callback, or the save was cut short. Phase I begins here; if that is not what you "
-            "want, resume an earlier checkpoint."
-        )
-        return
-    if load_checkpoint(path).get("parameters") != _fingerprint(model):
-        raise StateError(
-            f"Expected {path} to be saved with the parameters that are resumed, got that of "
-            "others. Name the folder that is resumed in TrainingArguments, too: "
-            "resume_from_checkpoint='...'."
-        )
-    load_checkpoint(path, denoiser=denoiser)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all parameters, by which the state knows its model."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
