@@ -1,113 +1,130 @@
-"""How noisy is my log, and which rows? ``python -m examples.audit_my_log --data ratings.csv``.
+"""How noisy is my log, and which rows? ``python examples/audit_my_log.py --data ratings.csv``.
 
-Trains a recommender with the denoiser around it, prints the estimated noise rate and the most
-suspicious interactions, and writes all of them to a CSV file. With ``--audit-only`` the training
-itself stays as it is. Where it is known what is noise, it also prints how well the ranking finds
-it, beside a ranking by the loss of the moment (which T-CE drops by) and by the loss averaged over
-epochs.
+Trains a recommender as usual while the denoiser watches, prints the noise share and the most
+suspicious clicks, and writes all of them to a CSV file. Without `--data` the clicks are generated,
+and it also prints how well the ranking finds the noise among them.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import csv
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bench.data.interaction_data import InteractionData
-from bench.data.load import load_data
-from bench.study.conditions import check_condition, under_condition
-from bench.training.fit import denoised_epoch, set_up, wrap
-from bench.training.recipes import RECIPES, RECIPES_FOR_GENERATED_DATA
-from sgdl_wrap import DenoiserConfig
+from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.report.audit import Audit
+from sgdl_wrap.testing import planted_clicks
 
-EPOCHS = {"lightgcn": 100, "ngcf": 60, "neumf": 12, "cdae": 30}
-RANKINGS = {
-    "suspicion": "suspicion",
-    "loss, averaged over epochs": "smoothed_loss",
-    "loss of the moment": "loss",
-}
+COLUMNS = ("suspicion", "loss", "memorization_rate")
+Names = NDArray[np.str_]
+
+
+class MatrixFactorization(nn.Module):
+    """score(u, i) = p_u · q_i."""
+
+    def __init__(self, n_users: int, n_items: int, dim: int = 32) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
+        nn.init.normal_(self.user.weight, std=0.1)
+        nn.init.normal_(self.item.weight, std=0.1)
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        return (self.user(users) * self.item(items)).sum(dim=-1)
+
+
+def bpr(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The pairwise loss, one value per sample."""
+    users, positives, negatives = batch
+    return -F.logsigmoid(model(users, positives) - model(users, negatives))
+
+
+def watch(
+    users: Tensor, items: Tensor, n_users: int, n_items: int, epochs: int
+) -> SelfGuidedDenoiser:
+    """A denoiser that watched a plain training on these clicks."""
+    torch.manual_seed(0)
+    model = MatrixFactorization(n_users, n_items)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    denoiser = SelfGuidedDenoiser(
+        model, optimizer, bpr, interactions=(users, items), n_items=n_items,
+        config=DenoiserConfig(audit_only=True),
+    )  # fmt: skip
+    for _ in range(epochs):
+        for rows in torch.randperm(len(users)).split(512):
+            batch = (users[rows], items[rows], torch.randint(n_items, rows.shape))
+            denoiser.before_step(batch)
+            denoiser.step(batch)
+        denoiser.end_epoch()
+    return denoiser
+
+
+def read(path: Path) -> tuple[Names, Names, Tensor, Tensor]:
+    """Names of users and of items, and the clicks as places in them.
+
+    A line has user and item first, comma or tab apart. A first line with the word "user" in it is
+    a header. A pair counts once.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    table = [row for row in csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",") if row]
+    pairs = [(row[0], row[1]) for row in table["user" in lines[0].lower() :]]
+    pairs = list(dict.fromkeys(pairs))
+    users, items = (np.unique(column, return_inverse=True) for column in zip(*pairs, strict=True))
+    return users[0], items[0], torch.from_numpy(users[1]), torch.from_numpy(items[1])
+
+
+def write(audit: Audit, user_names: Names, item_names: Names, path: str) -> None:
+    """All clicks, the most suspicious first, with the names that the log has."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", *COLUMNS])
+        for row in audit:
+            names = user_names[row["user"]], item_names[row["item"]]
+            writer.writerow([*names, *(row[column] for column in COLUMNS)])
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Audits the log that the command line names and prints what it finds."""
-    options = _parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    data = under_condition(options.condition, load_data(options.data), options.seed)
-    print(data.describe())
-    recipes = RECIPES_FOR_GENERATED_DATA if options.data == "generated" else RECIPES
-    recipe = replace(recipes[options.model], epochs=options.epochs or EPOCHS[options.model])
-    training = set_up(recipe, data, options.seed)
-    denoiser = wrap(
-        training,
-        DenoiserConfig(
-            seed=options.seed,
-            history_length=recipe.history_length,
-            audit_only=options.audit_only,
-        ),
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="user and item in each line (default: generated)"
     )
-    for _ in range(recipe.epochs):
-        denoised_epoch(training.model, denoiser, training.penalty_fn, training.batches)
-    audit = denoiser.report()
-    audit.to_csv(options.out)
-    print(f"{recipe.name}, {recipe.epochs} epochs, noise share (low, high) {denoiser.noise_share}")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--top", type=int, default=10, help="clicks that are printed")
+    parser.add_argument("--out", default="audit.csv", metavar="FILE")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    clicks = planted_clicks() if options.data is None else None
+    if clicks is not None:
+        users, items = clicks.users, clicks.items
+        user_names = np.arange(clicks.n_users).astype(str)
+        item_names = np.arange(clicks.n_items).astype(str)
+    else:
+        user_names, item_names, users, items = read(options.data)
+    print(f"{len(user_names):,} users, {len(item_names):,} items, {len(users):,} clicks")
+    denoiser = watch(users, items, len(user_names), len(item_names), options.epochs)
+    if denoiser.noise_share is not None:
+        low, high = denoiser.noise_share
+        print(f"noise share between {low:.2f} and {high:.2f}")
+
+    audit = denoiser.report()  # every click, the most suspicious first
     print("\nuser  item  suspicion  loss  memorization rate")
     for row in audit[: options.top]:
-        print(
-            f"{row['user']:4d}  {row['item']:4d}  {row['suspicion']:9.3f}  {row['loss']:4.2f}"
-            f"  {row['memorization_rate']:.2f}"
-        )
-    if data.train_clean is not None:
-        print(f"\n{quality(audit, data)}")
+        print(f"{user_names[row['user']]:>4}  {item_names[row['item']]:>4}  "
+              f"{row['suspicion']:9.3f}  {row['loss']:4.2f}  {row['memorization_rate']:.2f}")
+    if clicks is not None:
+        noisy = clicks.noise_of(audit["user"], audit["item"])
+        suspicion = np.nan_to_num(audit["suspicion"])  # NaN: nothing is known of the click
+        print(f"\nnoise is {noisy.mean():.2f} of all clicks and {noisy[:1000].mean():.2f} of the "
+              f"first 1,000; AUC {roc_auc_score(noisy, suspicion):.3f}")
+    write(audit, user_names, item_names, options.out)
     print(f"\nAll of them: {options.out}")
-
-
-def quality(audit: Audit, data: InteractionData) -> str:
-    """A table of how well each ranking finds what is flagged as noise.
-
-    AUC, and precision among as many as half of what is noise.
-    """
-    noisy = noisy_rows(audit, data)
-    half = int(noisy.sum()) // 2
-    lines = ["| ranked by | AUC | precision among the first half |", "|---|---|---|"]
-    for name, column in RANKINGS.items():
-        if np.isnan(audit[column]).any():
-            continue
-        first = np.argsort(-audit[column], kind="stable")[:half]
-        auc = roc_auc_score(noisy, audit[column])
-        lines.append(f"| {name} | {auc:.3f} | {noisy[first].mean():.3f} |")
-    return "\n".join(lines)
-
-
-def noisy_rows(audit: Audit, data: InteractionData) -> NDArray[np.bool_]:
-    """Which rows of the audit are flagged as noise, (N,)."""
-    assert data.train_clean is not None
-    keys = data.train_users.astype(np.int64) * data.n_items + data.train_items
-    order = np.argsort(keys)
-    places = np.searchsorted(keys[order], audit["user"] * data.n_items + audit["item"])
-    return ~data.train_clean[order][places].astype(bool)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.audit_my_log",
-        description="Estimate how noisy a log of interactions is, and which of them.",
-    )
-    parser.add_argument("--data", default="generated", metavar="PATH", help="as the quickstart's")
-    parser.add_argument("--model", choices=list(EPOCHS), default="lightgcn")
-    parser.add_argument("--condition", type=check_condition, default="natural",
-                        help="noise to put in, as the bench names it: injected-20")
-    parser.add_argument("--epochs", type=int, help="default: what the model needs on MovieLens")
-    parser.add_argument("--audit-only", action="store_true", help="leave the training as it is")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--top", type=int, default=10, help="interactions that are printed")
-    parser.add_argument("--out", default="audit.csv", metavar="FILE")
-    parser.add_argument("--threads", type=int, default=1)
-    return parser
 
 
 if __name__ == "__main__":

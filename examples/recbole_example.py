@@ -1,4 +1,4 @@
-"""A RecBole model, plain and denoised: ``python -m examples.recbole_example``.
+"""A RecBole model, plain and denoised: ``python examples/recbole_example.py``.
 
 Needs the extra ``recbole``, in an environment of its own (docs/recbole.md). The clicks are
 generated, a fifth of them noise, and the test set is clean. RecBole reads its settings from the
@@ -18,10 +18,9 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from sklearn.metrics import roc_auc_score
 
-from bench.data.interaction_data import InteractionData
-from bench.data.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.integrations.recbole import denoise
+from sgdl_wrap.testing import Clicks, planted_clicks
 
 SETTINGS = {
     "model": "LightGCN", "data_path": ".", "benchmark_filename": ["train", "valid", "test"],
@@ -33,15 +32,15 @@ SETTINGS = {
 
 def main() -> None:
     """Trains twice from the same seed, and prints what was found on the clean test set."""
-    data = generate(seed=0, noise_rate=0.2)
-    print(data.describe())
+    clicks = planted_clicks()
+    print(f"{clicks.n_users} users, {clicks.n_items} items, {len(clicks.users):,} clicks")
     home = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # RecBole writes where it is started
         # its checkpoints hold its Config, which torch loads only from files that one trusts
         os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
         try:
-            write(data, Path("clicks"))
+            write(clicks, Path("clicks"))
             _, _, plain = train(denoised=False)
             denoiser, dataset, better = train(denoised=True)
         finally:
@@ -49,17 +48,15 @@ def main() -> None:
     for metric in plain:
         print(f"{metric}: plain {plain[metric]:.4f}, denoised {better[metric]:.4f}")
     assert denoiser is not None
-    assert data.train_clean is not None
     print(f"Phase II after epoch {denoiser.memorization_point}")
-    print(f"noise rate: estimated {denoiser.noise_rate:.3f}, true {data.train_noise_rate:.3f}")
+    truth = clicks.is_noise.float().mean()
+    print(f"noise rate: estimated {denoiser.noise_rate:.3f}, true {truth:.3f}")
 
     rows = denoiser.report().rows  # RecBole's ids, most suspicious first
     users = dataset.id2token("user_id", rows["user"]).astype(int)
     items = dataset.id2token("item_id", rows["item"]).astype(int)
-    pairs = zip(data.train_users, data.train_items, strict=True)
-    clean = dict(zip(pairs, data.train_clean, strict=True))
-    noisy = [not clean[pair] for pair in zip(users, items, strict=True)]
-    print(f"suspicion finds the noise with AUC {roc_auc_score(noisy, rows['suspicion']):.3f}")
+    noisy, suspicion = clicks.noise_of(users, items), np.nan_to_num(rows["suspicion"])
+    print(f"suspicion finds the noise with AUC {roc_auc_score(noisy, suspicion):.3f}")
 
 
 def train(*, denoised: bool) -> tuple[SelfGuidedDenoiser | None, Any, dict[str, float]]:
@@ -79,13 +76,14 @@ def train(*, denoised: bool) -> tuple[SelfGuidedDenoiser | None, Any, dict[str, 
     return denoiser, train_data.dataset, dict(result)
 
 
-def write(data: InteractionData, folder: Path) -> None:
-    """The three splits as RecBole's atomic files."""
+def write(clicks: Clicks, folder: Path) -> None:
+    """Train, validation (every tenth click) and test as RecBole's atomic files."""
     folder.mkdir()
+    held = np.arange(len(clicks.users)) % 10 == 0  # the clicks are in random order
     splits = {
-        "train": (data.train_users, data.train_items),
-        "valid": (data.valid_users, data.valid_items),
-        "test": (data.test_users, data.test_items),
+        "train": (clicks.users[~held], clicks.items[~held]),
+        "valid": (clicks.users[held], clicks.items[held]),
+        "test": (clicks.test_users, clicks.test_items),
     }
     for name, pairs in splits.items():
         np.savetxt(

@@ -1,4 +1,4 @@
-"""A whole run around a model of one's own, to copy: ``python -m examples.wrap_your_own``.
+"""A whole run around a model of one's own, to copy: ``python examples/wrap_your_own.py``.
 
 The model here is a factorization machine over user, item and a feature of each. What depends on
 it stands between the lines: the model, the batch, and three functions that say what the denoiser
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.data.planted_preferences import generate
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
+from sgdl_wrap.testing import planted_clicks
 
 # ------------------------------------------------------------------ yours
 
@@ -58,30 +57,30 @@ def pair_fn(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains, and prints each epoch and the most suspicious clicks."""
-    parser = argparse.ArgumentParser(prog="python -m examples.wrap_your_own", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    data = generate()
-    users, items = torch.from_numpy(data.train_users), torch.from_numpy(data.train_items)
-    age = torch.arange(data.n_users) % 5  # features: your tables, by user and by item
-    shelf = torch.arange(data.n_items) % 12
+    clicks = planted_clicks()
+    users, items = clicks.users, clicks.items
+    age = torch.arange(clicks.n_users) % 5  # features: your tables, by user and by item
+    shelf = torch.arange(clicks.n_items) % 12
 
     def fields(users: Tensor, items: Tensor) -> Tensor:
         return torch.stack([users, items, age[users], shelf[items]], dim=1)
 
     torch.manual_seed(0)
-    model = FactorizationMachine([data.n_users, data.n_items, 5, 12])
+    model = FactorizationMachine([clicks.n_users, clicks.n_items, 5, 12])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     denoiser = SelfGuidedDenoiser(
-        model, optimizer, loss_fn, interactions=(users, items), n_items=data.n_items,
+        model, optimizer, loss_fn, interactions=(users, items), n_items=clicks.n_items,
         pair_fn=pair_fn,
         score_fn=lambda model, users, items: model(fields(users, items)),
         config=DenoiserConfig(history_length=10),
     )  # fmt: skip
     for _ in range(options.epochs):
         all_users, clicked = users.repeat(5), torch.zeros(5 * len(users))
-        all_items = torch.cat([items, torch.randint(data.n_items, (4 * len(items),))])
+        all_items = torch.cat([items, torch.randint(clicks.n_items, (4 * len(items),))])
         clicked[: len(items)] = 1  # and four random items for each
         for rows in torch.randperm(len(all_users)).split(1024):
             batch = {"fields": fields(all_users[rows], all_items[rows]), "clicked": clicked[rows]}
@@ -91,14 +90,10 @@ def main(arguments: list[str] | None = None) -> None:
         if record is not None:
             print(f"epoch {record.epoch}: {record.phase.value}, loss {record.loss:.4f}, "
                   f"{record.memorized_ratio:.3f} memorized")
-    audit = denoiser.report()
-    assert data.train_clean is not None
-    noisy = set(zip(data.train_users[~data.train_clean].tolist(),
-                    data.train_items[~data.train_clean].tolist(), strict=True))
-    first = zip(audit["user"][:500].tolist(), audit["item"][:500].tolist(), strict=True)
-    hits = np.mean([pair in noisy for pair in first])
+    audit = denoiser.report()  # every click, the most suspicious first
+    noisy = clicks.noise_of(audit["user"], audit["item"])
     print(f"switch after epoch {denoiser.memorization_point}; noise among the 500 most suspicious: "
-          f"{hits:.2f}, among all: {len(noisy) / len(users):.2f}")
+          f"{noisy[:500].mean():.2f}, among all: {noisy.mean():.2f}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,18 @@ from sgdl_wrap.notices import warn
 from sgdl_wrap.watching.evidence import MOST_ITEMS
 
 
-def check_kinds(loss_fn: object, score_fn: object, pair_fn: object, config: object) -> None:
+def check_kinds(
+    loss_fn: object, score_fn: object, pair_fn: object, config: object, on_epoch: object = None
+) -> None:
     """Refuses arguments of the wrong kind.
 
     Raises:
         DenoiserError: functions that cannot be called, a config of another type.
     """
-    for name, function in (("loss_fn", loss_fn), ("score_fn", score_fn), ("pair_fn", pair_fn)):
+    functions = {
+        "loss_fn": loss_fn, "score_fn": score_fn, "pair_fn": pair_fn, "on_epoch": on_epoch,
+    }  # fmt: skip
+    for name, function in functions.items():
         if not callable(function) and (function is not None or name == "loss_fn"):
             raise DenoiserError(
                 f"Expected {name} to be a function, got {type(function).__name__}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from sgdl_wrap.records import EpochRecord, Phase
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
 from sgdl_wrap.report.snapshot import Snapshot
+from sgdl_wrap.report.summary import summary
 from sgdl_wrap.saving.header import broken_state_refused, check_header, check_seal, header, sealed
 
 logger = logging.getLogger("sgdl_wrap")
@@ -77,6 +78,11 @@ class SelfGuidedDenoiser:
         progress: True writes a line an epoch to standard error, and shows a bar where tqdm is
             installed and a terminal is there. The logger ``sgdl_wrap`` has the same lines, at
             level INFO, in any case.
+        on_epoch: ``on_epoch(record)`` is called once for each epoch, with its `EpochRecord`, when
+            the epoch has ended and all that the call does is done; on rank 0 alone. So it may
+            save a checkpoint, or pass ``record.scalars()`` to a logger. If it raises, the error
+            comes out of the call that ended the epoch, nothing is undone, and training can go on
+            with the next batch.
 
     Raises:
         InteractionsError, OptimizerError, ScoreError, UnsupportedModelError, LossError: at
@@ -101,12 +107,13 @@ class SelfGuidedDenoiser:
         explicit_epochs: bool = False,
         example_batch: Any = None,
         progress: bool = False,
+        on_epoch: Callable[[EpochRecord], object] | None = None,
     ) -> None:
         self.model = model
         self.config = config if config is not None else DenoiserConfig()
         self.enabled = enabled
         self._optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-        check_kinds(loss_fn, score_fn, pair_fn, self.config)
+        check_kinds(loss_fn, score_fn, pair_fn, self.config, on_epoch)
         self._user_code = UserCode(
             model, loss_fn, score_fn, seed=self.config.seed, enabled=enabled
         )
@@ -130,6 +137,7 @@ class SelfGuidedDenoiser:
             self.interactions, self.config, self._ranks, self._user_code,
             display=EpochDisplay(self.interactions.rows) if shown else None,
             explicit=explicit_epochs,
+            on_epoch=on_epoch if self._ranks.rank == 0 else None,
         )
         self._reading = Reading(
             self._user_code, self.interactions, pair_fn, self.config, self._ranks
@@ -191,6 +199,21 @@ class SelfGuidedDenoiser:
     def history(self) -> list[EpochRecord]:
         """One `EpochRecord` an epoch, oldest first."""
         return list(self._epochs.history)
+
+    def summary(self) -> str:
+        """What came of the run so far, in a few lines of plain words; so does ``print(denoiser)``.
+
+        The first line is a sentence: not yet switched, nothing sure found, or how far weights go.
+        Then come phase, noise, weights and cost, and what to try next. The gain is not among them:
+        one run cannot know it. Train once more with ``enabled=False``, and compare.
+
+        Nothing is computed: it reads `history` and the properties above.
+        """
+        return summary(self._epochs.standing(enabled=self.enabled))
+
+    def __str__(self) -> str:
+        """As `summary`."""
+        return self.summary()
 
     @outside_inference_mode
     def report(self) -> Audit:

@@ -49,11 +49,8 @@ class EpochRecord:
             as those too are slower with it. None on an accelerator, whose work this process's
             clock does not see, and where the epoch was begun by another process.
 
-    ``pandas.DataFrame(denoiser.history)`` is a table of them, and ::
-
-        for r in denoiser.history: writer.add_scalars("sgdl_wrap", r.scalars(), r.epoch)
-
-    shows them in TensorBoard, `writer` being a ``SummaryWriter``.
+    ``pandas.DataFrame(denoiser.history)`` is a table of them. Loggers take `scalars()`, each in one
+    line of an `on_epoch` (docs/pictures.md).
 
     Source: Eq. 1 (memorized_ratio), Eq. 3 (clean_ratio) and Eq. 4 (noise_rate).
     """

@@ -1,9 +1,9 @@
 """How well the audit finds noise, beside rivals that watched the very same run.
 
-``python -m bench.audit --data FOLDER --report docs/results/audit`` writes audit.json
-after each run and goes on from it, and audit.md at the end. One run watches alone (`audit_only`,
-which is plain training) and gives the rivals' rankings and ours; another, of the same seed, is
-denoised.
+``python -m bench.audit --data FOLDER --report bench/results/audit`` adds a line to audit.jsonl
+after each run and goes on from it, and writes audit.md at the end. One run watches alone
+(`audit_only`, which is plain training) and gives the rivals' rankings and ours; another, of the
+same seed, is denoised.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bench.audit.flags import noisy_rows
 from bench.audit.rivals import DROP_RATES, RivalRankings
 from bench.data.interaction_data import InteractionData
 from bench.data.load import load_data
+from bench.lines import Lines
 from bench.provenance import current_provenance
 from bench.study.conditions import check_condition, under_condition
 from bench.training.fit import denoised_epoch, set_up, wrap
@@ -40,12 +41,15 @@ Row = dict[str, Any]
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs what the command line asks for and is not there yet, and writes the tables."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.data is None and not options.only_report:
+        parser.error("expected --data FOLDER, or --only-report")
     torch.set_num_threads(1)
-    data, report = load_data(options.data), Path(options.report)
-    report.parent.mkdir(parents=True, exist_ok=True)
-    where = report.with_suffix(".json")
-    rows: list[Row] = json.loads(where.read_text())["rows"] if where.exists() else []
+    report = Path(options.report)
+    lines = Lines(report.with_suffix(".jsonl"))
+    rows: list[Row] = [json.loads(line) for line in lines.new()]
+    data = None if options.only_report else load_data(options.data)
     words = [
         word
         for name in ("models", "conditions", "seeds")
@@ -57,13 +61,13 @@ def main(arguments: list[str] | None = None) -> None:
         for model in options.models:
             for condition in options.conditions:
                 key = {"model": model, "condition": condition, "seed": seed}
-                if options.only_report or any(key.items() <= row.items() for row in rows):
+                if data is None or any(key.items() <= row.items() for row in rows):
                     continue
                 start = time.perf_counter()
                 recipe = replace(recipes[model], epochs=options.epochs or EPOCHS[model])
                 found = measured(recipe, under_condition(condition, data, seed), seed)
                 rows.append({**key, **found, "provenance": current_provenance()})
-                where.write_text(json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
+                lines.add(rows[-1])
                 print(f"{key}: {time.perf_counter() - start:.0f} s", flush=True)
     text = markdown(rows, command)
     report.with_suffix(".md").write_text(text, encoding="utf-8")
@@ -181,14 +185,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.audit",
         description="Measure how well the audit ranks noise, beside other rankings.",
     )
-    parser.add_argument("--data", required=True, metavar="PATH", help="as the quickstart's")
+    parser.add_argument("--data", metavar="PATH", help="as `load_data` takes it")
     parser.add_argument("--models", nargs="+", choices=list(EPOCHS), default=["lightgcn", "neumf"])
     parser.add_argument("--conditions", nargs="+", type=check_condition, metavar="CONDITION",
                         default=["natural", "injected-20", "injected-40"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--report", required=True, metavar="NAME",
-                        help="writes NAME.json, goes on from it, and NAME.md")
+                        help="adds to NAME.jsonl, goes on from it, and writes NAME.md")
     parser.add_argument("--only-report", action="store_true", help="run nothing")
     return parser
 

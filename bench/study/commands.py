@@ -11,12 +11,12 @@ from pathlib import Path
 
 from bench.data.load import load_data
 from bench.methods import METHODS
-from bench.options import denoiser_setting
+from bench.options import denoiser_setting, setting
 from bench.study.conditions import check_condition
 from bench.study.grids import BENCHES, TRIALS_PER_METHOD
 from bench.study.report import markdown, provenances, summary
-from bench.study.run_settings import fingerprint
-from bench.study.store import ResultFileError, ResultStore
+from bench.study.run_settings import Defaults, fingerprint
+from bench.study.store import DEFAULTS, ResultFileError, ResultStore
 from bench.study.study import Cell, cells
 from bench.study.workers import run_missing
 from sgdl_wrap import DenoiserConfig, DenoiserError
@@ -32,11 +32,11 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
     """Options that say which runs there are, where they are kept, and how they are run."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="FOLDER", help="as for the quickstart, each"
+        "--data", required=True, nargs="+", metavar="FOLDER", help="as `load_data` takes it, each"
     )
     parser.add_argument(
         "--results", default="runs/reproduction", metavar="FOLDER",
-        help="one file a run; what is there is not run again (default: %(default)s)",
+        help="a line a run; what is there is not run again (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--models", nargs="+", choices=list(BENCHES), default=list(BENCHES))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
@@ -53,11 +53,16 @@ def study_parser(program: str, description: str) -> argparse.ArgumentParser:
         "are for MovieLens-100K",
     )  # fmt: skip
     parser.add_argument(
-        "--set", nargs="+", type=denoiser_setting, default=[], metavar="FIELD=VALUE",
+        "--set", nargs="+", type=setting, default=[], metavar="FIELD=VALUE",
         help="fields of DenoiserConfig, of every sgdl run",
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only-report", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--as-recorded", action="store_true",
+        help="run nothing, and look for runs whose denoiser had the defaults that RESULTS/"
+        f"{DEFAULTS} holds, not today's; --data then names data as the runs do",
+    )  # fmt: skip
     parser.add_argument("--report", metavar="NAME", help="write NAME.md and NAME.json")
     return parser
 
@@ -78,9 +83,13 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
         parser.error("expected each name of --training once, got some twice")
     if len(dict(options.set)) < len(options.set):
         parser.error("expected each field of --set once, got some twice")
+    if options.as_recorded:
+        options.only_report = True
+        return options
     try:
-        DenoiserConfig().but(**dict(options.set))
-    except DenoiserError as error:
+        known = (denoiser_setting(f"{name}={value!r}") for name, value in options.set)
+        DenoiserConfig().but(**dict(known))
+    except (argparse.ArgumentTypeError, DenoiserError) as error:
         parser.error(str(error))
     return options
 
@@ -90,21 +99,53 @@ def cells_of(options: argparse.Namespace) -> dict[str, list[Cell]]:
     found = {}
     for source in options.data:
         try:
-            data = load_data(source)
+            name, flagged, defaults = (
+                _recorded(source, options) if options.as_recorded else _loaded(source)
+            )
         except (OSError, ValueError) as error:
             raise SystemExit(f"{source}: {error}") from error
         found[source] = cells(
-            fingerprint(data),
+            name,
             models=options.models,
             conditions=options.conditions,
             methods=options.methods,
             tuning_seeds=options.tuning_seeds,
             seeds=options.seeds,
-            flagged=data.train_clean is not None,
+            flagged=flagged,
             training=dict(options.training),
             config=dict(options.set),
+            defaults=defaults,
         )
     return found
+
+
+def _loaded(source: str) -> tuple[str, bool, None]:
+    """The name of data as runs have it, whether it is flagged, and no defaults but today's."""
+    data = load_data(source)
+    return fingerprint(data), data.train_clean is not None, None
+
+
+def _recorded(name: str, options: argparse.Namespace) -> tuple[str, bool, Defaults]:
+    """The same for data that the finished runs name, with the defaults of their time."""
+    store = ResultStore(options.results)
+    defaults, known = store.defaults(), store.data_sets()
+    if defaults is None:
+        raise ValueError(
+            f"Expected {DEFAULTS} in {options.results}, got no such file. "
+            "Leave out --as-recorded, or name a folder that has one."
+        )
+    if name not in known:
+        raise ValueError(
+            f"Expected data that {options.results} has runs on, got {name!r}. "
+            f"Name one of {', '.join(sorted(known))}."
+        )
+    unknown = {field for field, _ in options.set} - set(defaults["ranking"]) - {"history_length"}
+    if unknown:
+        raise ValueError(
+            f"Expected fields of {DEFAULTS} in --set, got {', '.join(sorted(unknown))}. "
+            "Leave them out."
+        )
+    return name, known[name], defaults
 
 
 def carry_out(
@@ -193,8 +234,11 @@ def repeatable(program: str, options: argparse.Namespace, names: Sequence[str]) 
         words += ["--training", *(f"{name}={number}" for name, number in options.training)]
     if options.set:
         words += ["--set", *(f"{name}={value}" for name, value in options.set)]
-    folders = " ".join(["FOLDER"] * len(options.data))
-    return f"python -m {program} --data {folders} --results RUNS {shlex.join(words)}"
+    if options.as_recorded:
+        places = ["--data", *options.data, "--results", options.results, "--as-recorded"]
+    else:
+        places = ["--data", *["FOLDER"] * len(options.data), "--results", "RUNS"]
+    return f"python -m {program} {shlex.join([*places, *words])}"
 
 
 def protocol(options: argparse.Namespace) -> str:

@@ -1,17 +1,16 @@
 """Figures 1, 3, 4 and 5 of the paper on one's own data, by one command.
 
 ``python -m bench.study.figures --data FOLDER --out FOLDER`` trains each model plainly and
-with SGDL, under each kind of noise, and writes one PNG a figure and condition, a trace (the numbers
-behind them) a model and condition, and figures.md: how far the estimated noise rate is from the
-true one, and the switch beside the epoch where memorization precision and recall meet. Traces that
-are there are drawn again and not made again.
+with SGDL, under each kind of noise, and writes one PNG a figure and condition, traces.jsonl (the
+numbers behind them, a line a model and condition), and figures.md: how far the estimated noise rate
+is from the true one, and the switch beside the epoch where memorization precision and recall meet.
+Traces that are there are drawn again and not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -23,30 +22,41 @@ import torch
 
 from bench.data.interaction_data import InteractionData
 from bench.data.load import load_data
+from bench.lines import Lines
 from bench.provenance import current_provenance
 from bench.study.conditions import check_condition
 from bench.study.grids import BENCHES
 from bench.study.run_settings import fingerprint
 from bench.study.traces import TraceSettings, make_trace, trace_settings
 
+Record = dict[str, Any]
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Makes what is missing, and draws everything that the command line asks for."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.data is None and not options.only_report:
+        parser.error("expected --data FOLDER, or --only-report")
     from bench.study.drawings import FIGURES  # needs matplotlib
 
     torch.set_num_threads(1)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    data = load_data(options.data)
+    traces_file = Lines(out / "traces.jsonl")
+    known: list[Record] = [json.loads(line) for line in traces_file.new()]
+    data = None if options.only_report else load_data(options.data)
     records = []
     for condition in options.conditions:
         traces = {}
         for model in options.models:
-            settings = trace_settings(
-                fingerprint(data), model, condition, options.seed, options.epochs
-            )
-            record = made(settings, data, out)
+            if data is None:
+                record = recorded(known, model, condition, options.seed)
+            else:
+                settings = trace_settings(
+                    fingerprint(data), model, condition, options.seed, options.epochs
+                )
+                record = found(known, settings) or made(settings, data, traces_file)
             records.append(record)
             traces[BENCHES[model].recipe.name] = record["trace"]
         for name, draw in FIGURES.items():
@@ -64,22 +74,38 @@ def main(arguments: list[str] | None = None) -> None:
     (out / "figures.md").write_text(_page(command, records, table), encoding="utf-8")
 
 
-def made(settings: TraceSettings, data: InteractionData, out: Path) -> dict[str, Any]:
-    """The trace with its settings and where it came from, made if it is not there."""
-    path = out / f"trace-{settings.condition}-{settings.model}.json"
-    if path.is_file():
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def found(known: list[Record], settings: TraceSettings) -> Record | None:
+    """The last trace with just these settings."""
+    for record in reversed(known):
         if record["settings"] == asdict(settings):
             return record
+    return None
+
+
+def recorded(known: list[Record], model: str, condition: str, seed: int) -> Record:
+    """The last trace of a model and a condition, whatever its other settings.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    wanted = {"model": model, "condition": condition, "seed": seed}
+    for record in reversed(known):
+        if wanted.items() <= record["settings"].items():
+            return record
+    raise SystemExit(
+        f"Expected a trace of {model}, {condition}, seed {seed}, got none. Leave out --only-report."
+    )
+
+
+def made(settings: TraceSettings, data: InteractionData, traces_file: Lines) -> Record:
+    """A new trace with its settings and where it came from, added to the file."""
     name = f"{settings.model}, {settings.condition}"
     record = {
         "settings": asdict(settings),
         "provenance": current_provenance(),
         "trace": make_trace(settings, data, lambda text: print(f"{name}: {text}", flush=True)),
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    traces_file.add(record)
     return record
 
 
@@ -159,8 +185,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.study.figures",
         description="Draw Figures 1, 3, 4 and 5 of the SGDL paper from trainings of one's own.",
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="as for the quickstart")
-    parser.add_argument("--out", default="docs/results/figures", metavar="FOLDER")
+    parser.add_argument("--data", metavar="FOLDER", help="as `load_data` takes it")
+    parser.add_argument("--out", default="bench/results/figures", metavar="FOLDER")
+    parser.add_argument(
+        "--only-report", action="store_true", help="draw the traces that OUT has, and make none"
+    )
     parser.add_argument(
         "--models", nargs="+", choices=list(BENCHES), default=["neumf", "lightgcn"]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ from sgdl_wrap import DenoiserConfig
 # By name of a method or a model, 1 where it is not named. Raise it where a change of the code
 # changes what the runs come to: finished runs of another revision do not count any more.
 REVISIONS: dict[str, int] = {}
+
+
+Defaults = Mapping[str, Mapping[str, Any]]
+"""Fields of DenoiserConfig as they were at some time, of "pointwise" and of "ranking" losses."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,28 @@ class RunSettings:
 
 
 def settings_of(
-    data: str, model: str, condition: str, method: str, trial: Trial, seed: int
+    data: str,
+    model: str,
+    condition: str,
+    method: str,
+    trial: Trial,
+    seed: int,
+    defaults: Defaults | None = None,
 ) -> RunSettings:
-    """The settings of one trial under one seed, with the rest as the model's bench has it."""
+    """The settings of one trial under one seed, with the rest as the model's bench has it.
+
+    Args:
+        defaults: the denoiser's; None takes today's.
+    """
     bench = BENCHES[model]
     return RunSettings(
         data=data,
         model=model,
         condition=condition,
         method=method,
-        options=written_out(method, trial.options, pointwise=bench.recipe.pointwise),
+        options=written_out(
+            method, trial.options, pointwise=bench.recipe.pointwise, defaults=defaults
+        ),
         learning_rate=trial.learning_rate,
         l2=trial.l2,
         batch_size=bench.recipe.batch_size,
@@ -70,15 +87,28 @@ def settings_of(
     )
 
 
-def written_out(method: str, options: dict[str, Any], *, pointwise: bool) -> dict[str, Any]:
+def written_out(
+    method: str,
+    options: dict[str, Any],
+    *,
+    pointwise: bool,
+    defaults: Defaults | None = None,
+) -> dict[str, Any]:
     """The method's settings; the denoiser's in full, so that other defaults are another run.
 
     Args:
         pointwise: of the model's loss, which some of the denoiser's defaults follow.
+        defaults: the denoiser's; None takes today's.
     """
     if method != "sgdl":
         return options
     own = options.get("config", {})
+    if defaults is not None:
+        kept = dict(defaults["pointwise" if pointwise else "ranking"])
+        if not own.get("denoising_learning", True):
+            kept["memorized_data"] = "switch"  # as `settled` chose it then
+        reals = {name: float(own[name]) for name in own if isinstance(kept.get(name), float)}
+        return {**options, "config": kept | own | reals}
     config = DenoiserConfig().but(**own).settled(pointwise=pointwise).as_dict()
     for name in {"seed", "history_length"} - set(own):  # the run's and the recipe's
         del config[name]

@@ -10,7 +10,7 @@ from typing import Any
 from bench.methods import METHODS
 from bench.study.grids import BENCHES, Trial, trials
 from bench.study.run import RunResult
-from bench.study.run_settings import RunSettings, settings_of
+from bench.study.run_settings import Defaults, RunSettings, settings_of
 from bench.study.store import ResultStore
 
 
@@ -34,6 +34,8 @@ class Cell:
     batch size."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of DenoiserConfig that differ from its defaults, where the method is the denoiser."""
+    defaults: Defaults | None = None
+    """The denoiser's defaults that runs are named by; None takes today's."""
 
     @property
     def label(self) -> str:
@@ -92,7 +94,9 @@ class Cell:
     def _runs(self, trial: Trial, seeds: Sequence[int]) -> list[RunSettings]:
         return [
             replace(
-                settings_of(self.data, self.model, self.condition, self.method, trial, seed),
+                settings_of(
+                    self.data, self.model, self.condition, self.method, trial, seed, self.defaults
+                ),
                 **self.training,
             )
             for seed in seeds
@@ -110,6 +114,7 @@ def cells(
     flagged: bool = True,
     training: Mapping[str, int] | None = None,
     config: Mapping[str, Any] | None = None,
+    defaults: Defaults | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, in the order they run: by condition, then model, then method.
 
@@ -119,7 +124,8 @@ def cells(
     Args:
         flagged: whether it is known which train interactions are clean; without, there is no
             clean-only run, and no condition but natural.
-        training, config: what differs from each model's bench, and of the denoiser, as in `Cell`.
+        training, config, defaults: what differs from each model's bench, and of the denoiser, as
+            in `Cell`.
     """
     return [
         Cell(
@@ -131,6 +137,7 @@ def cells(
             tuple(seeds),
             dict(training or {}),
             dict(config or {}),
+            defaults,
         )
         for condition in conditions
         for model in models

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         options.models, options.methods = options.models or MODELS_OF_VARIANTS, ["sgdl"]
     if options.report is None and not options.only_report:
-        options.report = f"docs/results/table{table}"
+        options.report = f"bench/results/table{table}"
     wanted = cells_of(options)
     if table in VARIANTS:
         wanted = {

@@ -68,18 +68,7 @@ def with_variants(cell: Cell, table: int) -> list[Cell]:
     return [
         cell,
         *(
-            VariantCell(
-                data=cell.data,
-                model=cell.model,
-                condition=cell.condition,
-                method=cell.method,
-                tuning_seeds=cell.tuning_seeds,
-                seeds=cell.seeds,
-                training=cell.training,
-                config=cell.config,
-                name=name,
-                change=change,
-            )
+            VariantCell(**vars(cell), name=name, change=change)
             for name, change in VARIANTS[table].items()
         ),
     ]

@@ -26,7 +26,7 @@ try:
     from accelerate import Accelerator
 except ImportError as error:
     raise ImportError(
-        "Expected Accelerate, got none installed. Run `pip install sgdl-wrap[accelerate]`."
+        "Expected Accelerate, got none installed. Run `pip install \"sgdl-wrap[accelerate]\"`."
     ) from error
 
 

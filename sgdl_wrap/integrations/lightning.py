@@ -41,7 +41,7 @@ try:
     from lightning.pytorch.strategies import SingleDeviceStrategy
 except ImportError as error:
     raise ImportError(
-        "Expected Lightning, got none installed. Run `pip install sgdl-wrap[lightning]`."
+        "Expected Lightning, got none installed. Run `pip install \"sgdl-wrap[lightning]\"`."
     ) from error
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "bf16-mixed")

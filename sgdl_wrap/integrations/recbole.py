@@ -25,7 +25,7 @@ try:
     from recbole.utils import InputType, ModelType
 except ImportError as error:
     raise ImportError(
-        f"Expected RecBole, got {error}. Run `pip install sgdl-wrap[recbole]`."
+        f"Expected RecBole, got {error}. Run `pip install \"sgdl-wrap[recbole]\"`."
     ) from error
 
 from sgdl_wrap.integrations.recbole_losses import Columns, RecBoleLosses

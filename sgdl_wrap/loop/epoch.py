@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,15 @@ from sgdl_wrap.records import EpochRecord, Phase
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from sgdl_wrap.report.ranking_log import RankingLog
 from sgdl_wrap.report.snapshot import Snapshot
-from sgdl_wrap.report.weight_summary import WeightSummary, doubt, evenly, summary
+from sgdl_wrap.report.summary import Standing, headline
+from sgdl_wrap.report.weight_summary import (
+    EVEN,
+    SURE,
+    WeightSummary,
+    doubt,
+    evenly,
+    summary,
+)
 from sgdl_wrap.saving.header import broken_state_refused
 from sgdl_wrap.watching.backlog import Backlog, Reading
 from sgdl_wrap.watching.evidence import GATHERED
@@ -40,8 +48,6 @@ from sgdl_wrap.watching.sign import LossGap
 logger = logging.getLogger("sgdl_wrap")
 
 LEAST_WINDOW = 10  # epochs; what a shorter history says jumps about
-SURE = 0.05  # confidence from which weights are to follow suspicion
-EVEN = 0.995  # effective sample size over the number of samples
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Epochs:
         user_code: the model and its scores.
         display: shows epochs as they run and end.
         explicit: whether epochs end by :meth:`end` alone from the first one on.
+        on_epoch: is called with the record of each epoch that has ended.
 
     Attributes:
         tracker: what is known of each interaction, but for the steps in `backlog`.
@@ -93,12 +100,14 @@ class Epochs:
         user_code: UserCode,
         display: EpochDisplay | None = None,
         explicit: bool = False,
+        on_epoch: Callable[[EpochRecord], object] | None = None,
     ) -> None:
         self._interactions = interactions
         self._config = config
         self._ranks = ranks
         self._user_code = user_code
         self._display = display
+        self._on_epoch = on_epoch
         self._total = ranks.total(len(interactions))
         self._detector = TransitionDetector(config.variants.noise_rate_shift, config.switch_timeout)
         self.tracker = MemorizationTracker(interactions, config, ranks)
@@ -296,18 +305,33 @@ class Epochs:
                 ended.tracker, history, running, ended.self_guided
             )  # fmt: skip
         record = ended.record
+        try:
+            self._tell(ended, new_suspect=suspect and not doubted)
+        finally:  # the user's own is called whatever is said, and last: all is done by then
+            if self._on_epoch is not None:
+                self._on_epoch(record)
+        return record
+
+    def _tell(self, ended: Ended, *, new_suspect: bool) -> None:
+        """Tells a person of an epoch that has ended.
+
+        Raises:
+            SwitchError: as :meth:`_say`.
+        """
+        record = ended.record
         logger.info("%s", epoch_line(record))
         if self._display is not None:
             self._display.end(record)
+            if self._is_news():
+                self._display.say(headline(self.standing()))
         self._say(ended)
-        if ended.gap is not None and suspect and not doubted and self._ranks.rank == 0:
+        if ended.gap is not None and new_suspect and self._ranks.rank == 0:
             warn(
                 f"Expected memorized pairs to have lower losses than the others, got them "
                 f"{ended.gap.effect:.1f} standard deviations higher in epoch {record.epoch}: "
                 "score_fn or forward may return distances. Return scores that are higher for "
                 "better items (-distance)."
             )
-        return record
 
     def _ended(self) -> Ended:
         """All that the end of the epoch finds and decides; nothing is changed."""
@@ -367,6 +391,20 @@ class Epochs:
         )  # fmt: skip
         tracker.note_switch(findings)
         return replace(ended, self_guided=self_guided)
+
+    def standing(self, *, enabled: bool = True) -> Standing:
+        """Where training stands, to be summed up."""
+        config = self._config
+        return Standing(
+            tuple(self.history), self.memorization_point, self.noise_share, self.first_switch,
+            switch_timeout=config.switch_timeout, audit_only=config.audit_only,
+            evidence_weights=config.evidence_weights, enabled=enabled,
+        )  # fmt: skip
+
+    def _is_news(self) -> bool:
+        """Whether Phase II has just begun, or just gathered all of its evidence."""
+        guided = sum(record.phase is Phase.SELF_GUIDED for record in self.history)
+        return self.self_guided is not None and guided in (0, GATHERED)
 
     def _say_what_weights_do(self) -> None:
         """Once, when all evidence is gathered: that there is nothing to find, or what is wrong."""

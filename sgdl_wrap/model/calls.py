@@ -169,17 +169,19 @@ class UserCode:
                 self.sliceable = trial.is_sliceable(batch, size)
 
     def moment(self) -> Callable[[], None]:
-        """What puts the user's random streams and buffers back to what they are now.
+        """What puts the user's random streams, gradient mode and buffers back to what they are now.
 
         For a call that fails after the model's forward, so that it can be made again. Of the
         buffers, those that the first forward has written to: statistics of a normalisation, say.
         """
         streams = users_streams(self.device, foreign=self.draws_foreign)
+        gradients = torch.is_grad_enabled()
         copies = self._small_buffers() if self._written is None else [
             (buffer, buffer.detach().clone()) for buffer in self._written
         ]  # fmt: skip
 
         def put_back() -> None:
+            torch.set_grad_enabled(gradients)  # an interrupt may come where no_grad ends
             streams()
             with torch.no_grad():
                 for buffer, copy in copies:

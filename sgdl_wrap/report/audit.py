@@ -132,8 +132,8 @@ class Audit(np.ndarray):
             import pandas
         except ImportError as error:
             raise DenoiserError(
-                "Expected pandas, got none installed. Run `pip install sgdl-wrap[report]`, or use "
-                "to_csv or rows."
+                "Expected pandas, got none installed. Run `pip install \"sgdl-wrap[report]\"`, or "
+                "use to_csv or rows."
             ) from error
         return pandas.DataFrame.from_records(self.rows)
 
@@ -148,8 +148,8 @@ class Audit(np.ndarray):
             from pyarrow import parquet
         except ImportError as error:
             raise DenoiserError(
-                "Expected pyarrow, got none installed. Run `pip install sgdl-wrap[report]`, or use "
-                "to_csv."
+                "Expected pyarrow, got none installed. Run `pip install \"sgdl-wrap[report]\"`, or "
+                "use to_csv."
             ) from error
         columns = {name: np.ascontiguousarray(self[name]) for name in self.dtype.names or ()}
         parquet.write_table(pyarrow.table(columns), path)

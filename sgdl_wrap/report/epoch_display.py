@@ -86,7 +86,11 @@ class EpochDisplay:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        stream, line = self._stream(), epoch_line(record)
+        self.say(epoch_line(record))
+
+    def say(self, line: str) -> None:
+        """Writes a line."""
+        stream = self._stream()
         if self._tqdm is not None:
             self._tqdm.write(line, file=stream)
         else:

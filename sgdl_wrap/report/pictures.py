@@ -5,7 +5,7 @@
     from sgdl_wrap.report.pictures import draw_page
     draw_page(denoiser).savefig("page.png", dpi=150)
 
-Needs matplotlib (``pip install sgdl-wrap[plots]``); pyplot and its state are never used. Each
+Needs matplotlib (``pip install "sgdl-wrap[plots]"``); pyplot and its state are never used. Each
 function draws into axes of yours. What a phase cannot show yet, its picture says in words.
 """
 
@@ -52,8 +52,8 @@ def draw_page(denoiser: SelfGuidedDenoiser, *, title: str | None = None) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DenoiserError(
-            "Expected matplotlib, got none installed. Run `pip install sgdl-wrap[plots]`, or read "
-            "denoiser.history and denoiser.report()."
+            "Expected matplotlib, got none installed. Run `pip install \"sgdl-wrap[plots]\"`, or "
+            "read denoiser.history and denoiser.report()."
         ) from error
     known = _known(denoiser)
     with rc_context(_STYLE):

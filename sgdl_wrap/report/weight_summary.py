@@ -12,6 +12,8 @@ from sgdl_wrap.ranks.ranks import ALONE, Ranks
 MOST = 1 << 16  # interactions looked at: more change the second decimal no more
 SUSPICIOUS = 0.9  # above this quantile of suspicion
 RISES, PRESSED = 1.05, 0.5  # ratios of weights
+SURE = 0.05  # confidence from which weights are to follow suspicion
+EVEN = 0.995  # effective sample size over the number of samples
 
 
 @dataclass(frozen=True)

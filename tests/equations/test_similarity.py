@@ -15,7 +15,7 @@ from sgdl_wrap.model.gradients import (
     vector_jacobian,
 )
 from sgdl_wrap.model.twin import Lookahead
-from tests.models_zoo import UNROLLED, make, seeded
+from tests.support.models_zoo import UNROLLED, make, seeded
 
 
 def per_sample_gradients(losses: Tensor, parameters: list[Tensor]) -> Tensor:

@@ -31,9 +31,9 @@ from sgdl_wrap import (
     save_checkpoint,
 )
 from sgdl_wrap.integrations.accelerate import register_denoiser
-from tests.models_zoo import assert_identical, seeded, without
-from tests.resealed import resealed
-from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
+from tests.promises.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
+from tests.support.models_zoo import assert_identical, seeded, without
+from tests.support.resealed import resealed
 
 EPOCHS, STEPS, SIZE = 4, 4, 40  # the batches of all processes together
 SOON = DenoiserConfig(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.models_zoo import seeded
+from tests.support.models_zoo import seeded
 
 
 @pytest.fixture

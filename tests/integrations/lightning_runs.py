@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.integrations.lightning import SelfGuidedCallback
-from tests.models_zoo import seeded
-from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
+from tests.promises.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
+from tests.support.models_zoo import seeded
 
 MARKS = [
     # Lightning asks torch's tree specs by a name that torch has retired

@@ -16,7 +16,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
 from sgdl_wrap.integrations.recbole import denoise
-from tests.models_zoo import snapshot, stream_states, without
+from tests.support.models_zoo import snapshot, stream_states, without
 
 MARKS = [
     pytest.mark.filterwarnings("ignore:A value is trying to be set on a copy:FutureWarning"),

@@ -25,9 +25,9 @@ from sgdl_wrap import (
     save_checkpoint,
 )
 from sgdl_wrap.guiding.weighting import WeightingFunction
-from tests.models_zoo import assert_identical, seeded, weights_of_one, without
-from tests.ranks.test_following import assert_follow
-from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
+from tests.promises.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr
+from tests.support.models_zoo import assert_identical, seeded, weights_of_one, without
+from tests.units.ranks.test_following import assert_follow
 
 pytest.importorskip("accelerate")
 

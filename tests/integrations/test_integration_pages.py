@@ -1,4 +1,4 @@
-"""Every code block of docs/lightning.md and docs/accelerate.md runs, one after the other."""
+"""Every code block of the pages on other frameworks runs, one after the other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.models_zoo import seeded
-from tests.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
+from tests.promises.test_training_features import ITEMS, USERS, Factors, bpr, in_lists
+from tests.support.models_zoo import seeded
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -75,3 +75,14 @@ def test_the_page_on_accelerate(
     assert len(names["denoiser"].history) == 3
     assert "3 epochs" in capsys.readouterr().out
     assert (tmp_path / "run" / "denoiser-0.pt").exists()
+
+
+def test_the_page_on_hugging_face(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    names = run_blocks("huggingface.md", 3, {"__name__": "page"})
+    assert len(names["guided"].denoiser.history) == 4
+    assert "4 epochs, the last one after resuming" in capsys.readouterr().out

@@ -20,8 +20,14 @@ from sgdl_wrap import (
     StateError,
 )
 from sgdl_wrap.guiding.weighting import WeightingFunction
-from tests.models_zoo import assert_identical, seeded, stream_states, weights_of_one, without
-from tests.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
+from tests.promises.test_training_features import ITEMS, N_ITEMS, USERS, Factors, bpr, in_lists
+from tests.support.models_zoo import (
+    assert_identical,
+    seeded,
+    stream_states,
+    weights_of_one,
+    without,
+)
 
 pytest.importorskip("lightning")
 

@@ -19,8 +19,8 @@ from sgdl_wrap import (
     OrderError,
     UnsupportedModelError,
 )
-from tests.models_zoo import assert_identical
-from tests.test_training_features import bpr, in_lists
+from tests.promises.test_training_features import bpr, in_lists
+from tests.support.models_zoo import assert_identical
 
 pytest.importorskip("lightning")
 

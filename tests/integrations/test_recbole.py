@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from sgdl_wrap import (
     StateError,
 )
 from sgdl_wrap.guiding.weighting import WeightingFunction
-from tests.models_zoo import (
+from tests.support.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,
@@ -461,21 +460,3 @@ def test_the_table_of_the_page_names_the_models_that_train(home: Path) -> None:
     page = (ROOT / "docs" / "recbole.md").read_text()
     rows = re.findall(r"^\| ([^|]*) \| trained;", page, re.M)
     assert sorted(", ".join(rows).split(", ")) == sorted(PASSING)
-
-
-def test_the_example_runs(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from examples import recbole_example
-
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.setattr(sys, "argv", ["example", "--epochs=6", "--embedding_size=8"])
-    recbole_example.main()
-    printed = capsys.readouterr().out
-    assert "ndcg@20: plain 0." in printed
-    assert "true 0.200" in printed
-    auc = re.search(r"with AUC (0\.\d+)", printed)
-    assert auc is not None
-    assert float(auc[1]) > 0.6  # chance is 0.5
-    assert Path.cwd() == home
-    assert list(home.glob("log*")) == []

@@ -19,7 +19,7 @@ from sgdl_wrap import (
     Phase,
     UnsupportedModelError,
 )
-from tests.models_zoo import (
+from tests.support.models_zoo import (
     SWITCHING,
     WATCHING,
     assert_identical,

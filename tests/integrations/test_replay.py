@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sgdl_wrap import UnsupportedModelError
 from sgdl_wrap.integrations.replay import Replay
-from tests.models_zoo import seeded, stream_states
+from tests.support.models_zoo import seeded, stream_states
 
 CPU = torch.device("cpu")
 

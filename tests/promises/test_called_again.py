@@ -25,7 +25,6 @@ from sgdl_wrap import (
     SelfGuidedDenoiser,
     UnsupportedModelError,
 )
-from tests.models_zoo import assert_identical, seeded, snapshot, without
 from tests.promises.runs import (
     AUDITING,
     LEARNING,
@@ -42,7 +41,8 @@ from tests.promises.runs import (
     until_learning,
     users_streams,
 )
-from tests.spy import Spy
+from tests.support.models_zoo import assert_identical, seeded, snapshot, without
+from tests.support.spy import Spy
 
 LIBRARY = str(Path(sgdl_wrap.__file__).parent)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap import NonFiniteError, SelfGuidedDenoiser
-from tests.models_zoo import assert_identical, seeded, without
 from tests.promises.runs import LEARNING, WATCHING, Factors, Steep, adam, bpr, denoiser, epoch
+from tests.support.models_zoo import assert_identical, seeded, without
 
 BATCHES = [batch for number in range(3) for batch in epoch(number)]
 

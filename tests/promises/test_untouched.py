@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from sgdl_wrap import DenoiserConfig, LossError, Phase, UnsupportedModelError
-from tests.models_zoo import assert_identical, seeded, snapshot
 from tests.promises.runs import (
     AUDITING,
     LEARNING,
@@ -33,7 +32,8 @@ from tests.promises.runs import (
     train_plainly,
     users_streams,
 )
-from tests.spy import Spy
+from tests.support.models_zoo import assert_identical, seeded, snapshot
+from tests.support.spy import Spy
 
 PASSES = 3
 STEPS = PASSES * len(epoch(0))

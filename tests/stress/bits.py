@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from sgdl_wrap import StateError, load_checkpoint, save_checkpoint
-from tests.resealed import resealed
 from tests.stress.short_runs import PER_EPOCH, Setup, ShortRun, difference
 from tests.stress.trials import Trials, Wrong
+from tests.support.resealed import resealed
 
 DATA_BITS = 3_000
 SETUP = Setup(config={"denoising_scheduler": "none", "noise_rate": 0.9})

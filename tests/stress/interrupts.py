@@ -23,9 +23,9 @@ import torch
 
 import sgdl_wrap
 from sgdl_wrap import OrderError, Phase, load_checkpoint, save_checkpoint
-from tests.models_zoo import seeded
 from tests.stress.short_runs import EPOCHS, PER_EPOCH, Setup, ShortRun, difference
 from tests.stress.trials import Trials, Wrong, told
+from tests.support.models_zoo import seeded
 
 TRIES = 500
 PACKAGE = str(Path(sgdl_wrap.__file__).parent) + os.sep

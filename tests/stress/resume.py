@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap import NonFiniteError
-from tests.models_zoo import seeded
 from tests.stress.short_runs import (
     PER_EPOCH,
     STEPS,
@@ -28,6 +27,7 @@ from tests.stress.short_runs import (
     difference,
 )
 from tests.stress.trials import Trials, Wrong, told
+from tests.support.models_zoo import seeded
 
 Odd = Callable[[Any], Any]  # makes the batch after the save of an ordinary one
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sgdl_wrap import DenoiserError, Phase
-from tests.models_zoo import seeded
 from tests.stress.short_runs import (
     MODELS,
     PER_EPOCH,
@@ -27,6 +26,7 @@ from tests.stress.short_runs import (
     penalty,
 )
 from tests.stress.trials import Trials, Wrong, told
+from tests.support.models_zoo import seeded
 
 TRIES = 400
 SETUPS = tuple(

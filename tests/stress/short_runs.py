@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgdl_wrap import DenoiserConfig, SelfGuidedDenoiser
-from tests.models_zoo import (
+from tests.support.models_zoo import (
     assert_identical,
     labelled_epoch,
     seeded,

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sgdl_wrap import DenoiserConfig, Phase, SelfGuidedDenoiser, StateError, merge_states
-from tests.models_zoo import seeded, stream_states, triple_epoch
 from tests.stress.short_runs import (
     DATA,
     PER_EPOCH,
@@ -35,6 +34,7 @@ from tests.stress.short_runs import (
     losses,
 )
 from tests.stress.trials import Trials, Wrong, told
+from tests.support.models_zoo import seeded, stream_states, triple_epoch
 
 TRIES = 700
 # set-up, and the step before which its state is taken

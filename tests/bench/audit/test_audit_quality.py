@@ -92,7 +92,7 @@ def test_the_command_measures_and_goes_on_where_it_was(
     words = ["--data", "generated", "--models", "lightgcn", "--conditions", "natural",
              "--seeds", "0", "--epochs", "2", "--report", str(report)]
     main(words)
-    (found,) = json.loads(report.with_suffix(".json").read_text())["rows"]
+    found = json.loads(report.with_suffix(".jsonl").read_text())
     assert found["interactions"] == len(generate(seed=0).train_users)
     assert found["rankings"]["suspicion, audit only"]["auc"] > 0.6
     assert found["rankings"]["loss of the last epoch"]["auc"] > 0.55
@@ -100,7 +100,7 @@ def test_the_command_measures_and_goes_on_where_it_was(
 
     monkeypatch.setattr(audit_quality, "measured", None)  # not called again
     main(words)
-    assert json.loads(report.with_suffix(".json").read_text())["rows"] == [found]
+    assert json.loads(report.with_suffix(".jsonl").read_text()) == found
 
 
 def test_auc_agrees_with_scikit_learn() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import made_up
 
 from bench.provenance import current_provenance
 from bench.study import __main__ as command
@@ -14,6 +13,7 @@ from bench.study import commands
 from bench.study.run_settings import RunSettings
 from bench.study.store import ResultStore
 from bench.study.study import Cell, next_run
+from tests.bench.study.results import made_up
 
 
 @pytest.fixture
@@ -94,6 +94,7 @@ def test_a_failed_run_fails_the_command(
         (["--training", "epochs=1.5"], "and a number from 1, got 'epochs=1.5'"),
         (["--training", "epochs"], "and a number from 1, got 'epochs'"),
         (["--training", "epochs=1", "epochs=2"], "expected each name of --training once"),
+        (["--set", "speed"], "expected FIELD=VALUE, got 'speed'"),
         (["--set", "speed=3"], "expected FIELD=VALUE with a field of DenoiserConfig"),
         (["--set", "meta_lr=-1"], "Expected meta_lr in [0,"),
         (["--set", "meta_lr=1", "meta_lr=2"], "expected each field of --set once"),
@@ -134,10 +135,10 @@ def test_results_that_cannot_be_read_are_named(
     arguments += ["--methods", "plain", "--seeds", "0", "--results"]
     assert command.main([*arguments, str(runs)]) == 0
     assert "0.3000 |" in capsys.readouterr().out  # of one seed, without a spread
-    damaged = next(runs.glob("*.json"))
-    damaged.write_text("")
+    damaged = next(runs.glob("*.jsonl"))
+    damaged.write_text("{}\n")
     assert command.main([*arguments, str(runs), "--only-report"]) == 2
-    assert f"Expected a finished run in {damaged}" in capsys.readouterr().err
+    assert f"Expected a finished run in {damaged}, line 1" in capsys.readouterr().err
     assert command.main([*arguments, str(damaged)]) == 2
     assert "Expected a folder of results" in capsys.readouterr().err
 
@@ -152,3 +153,54 @@ def test_a_report_is_named_as_it_is_asked_for(
     assert (tmp_path / "report.v1.md").is_file()
     row = json.loads((tmp_path / "report.v1.json").read_text())["rows"][0]
     assert row["ndcg@20"] == [pytest.approx(0.3), None]
+
+
+# ------------------------------------------------------------------ runs of other defaults
+
+
+@pytest.fixture
+def recorded(executed: list[RunSettings], tmp_path: Path) -> list[str]:
+    """Arguments for finished runs whose denoiser had other defaults than today's."""
+    arguments = ["--data", "generated", "--results", str(tmp_path), "--models", "neumf"]
+    arguments += ["--conditions", "natural", "--methods", "plain", "sgdl", "--seeds", "0"]
+    assert command.main(arguments) == 0
+    (file,) = tmp_path.glob("*.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    config = {"meta_lr": 0.5, "gone": "x", "memorized_data": "steady"}
+    for record in records:
+        if record["settings"]["method"] == "sgdl":
+            record["settings"]["options"]["config"] = config
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "defaults.json").write_text(json.dumps({"pointwise": config, "ranking": {}}))
+    executed.clear()
+    return ["--data", records[0]["settings"]["data"], *arguments[2:]]
+
+
+def test_runs_are_found_as_recorded_without_data_and_not_otherwise(
+    recorded: list[str], executed: list[RunSettings], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    report = tmp_path / "report"
+    assert command.main([*recorded, "--as-recorded", "--report", str(report)]) == 0
+    page = report.with_suffix(".md").read_text()
+    assert "2 of 2 cells" in page
+    assert f"--data {recorded[1]} --results {tmp_path} --as-recorded" in page
+    assert not executed
+    capsys.readouterr()
+    assert command.main(["--data", "generated", *recorded[2:], "--only-report"]) == 0
+    assert "| sgdl |" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (["--data", "ml-1"], r"Expected data that .* has runs on, got 'ml-1'\. Name one of gen"),
+        (["--set", "a=1"], r"Expected fields of defaults\.json in --set, got a\. Leave them out\."),
+        (["--results", "."], r"Expected defaults\.json in \., got no such file\. Leave out"),
+    ],
+)
+def test_what_was_not_recorded_is_refused(
+    recorded: list[str], others: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit, match=sentence):
+        command.main([*recorded, "--as-recorded", *others])

@@ -96,5 +96,23 @@ def test_command_draws_writes_and_makes_no_trace_twice(
     assert (tmp_path / "figure1-natural.png").exists()
     figures.main([*arguments, "--seed", "1"])  # other settings, made anew
     assert len(made) == 2
-    record = json.loads((tmp_path / "trace-natural-neumf.json").read_text())
-    assert record["settings"]["seed"] == 1
+    lines = (tmp_path / "traces.jsonl").read_text().splitlines()
+    assert [json.loads(line)["settings"]["seed"] for line in lines] == [0, 1]
+
+
+def test_a_report_alone_draws_what_is_there_without_data(tmp_path: Path) -> None:
+    old = {"settings": {"model": "neumf", "condition": "natural", "seed": 0, "epochs": 5,
+                        "learning_rate": 0.1, "l2": 0.2, "data": "d-1", "denoiser": {"gone": 1}},
+           "provenance": {"commit": "abc1234"}, "trace": made_up()}  # fmt: skip
+    (tmp_path / "traces.jsonl").write_text(json.dumps(old) + "\n")
+    arguments = ["--only-report", "--out", str(tmp_path), "--models", "neumf", "--conditions"]
+    figures.main([*arguments, "natural"])
+    assert "Commit abc1234." in (tmp_path / "figures.md").read_text()
+    with pytest.raises(SystemExit, match=r"^Expected a trace of neumf, clean, seed 0, got none\."):
+        figures.main([*arguments, "clean"])
+
+
+def test_figures_want_data_or_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        figures.main([])
+    assert "expected --data FOLDER, or --only-report" in capsys.readouterr().err

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import made_up
 
 from bench.provenance import current_provenance
 from bench.study import commands, tables
 from bench.study.run_settings import RunSettings
 from bench.study.store import ResultStore
 from bench.study.study import Cell, next_run
+from tests.bench.study.results import made_up
 
 
 @pytest.fixture
@@ -104,4 +104,4 @@ def test_a_report_alone_is_printed_and_not_written(
     assert not list(tmp_path.iterdir())
     assert not executed
     assert tables.main(wanted) == 0
-    assert (tmp_path / "docs" / "results" / "table3.md").is_file()
+    assert (tmp_path / "bench" / "results" / "table3.md").is_file()

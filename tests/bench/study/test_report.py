@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from results import PROVENANCE, put
 
 from bench.study.report import markdown, provenances, summary
 from bench.study.store import ResultStore
 from bench.study.study import Cell
+from tests.bench.study.results import PROVENANCE, put
 
 METHODS = ("plain", "clean_only", "sgdl", "t_ce")
 CELLS = [Cell("d", "neumf", "injected-20", method, (100,), (0, 1)) for method in METHODS]

@@ -108,3 +108,18 @@ def test_only_what_differs_from_the_defaults_is_told() -> None:
         "meta_lr": 0.5
     }
     assert changed_options(SETTINGS) == {"drop_rate": 0.3}
+
+
+def test_defaults_of_another_time_name_the_runs_of_the_denoiser_alone() -> None:
+    defaults = {"pointwise": {"meta_lr": 0.5, "gone": "x"}, "ranking": {"meta_lr": 0.7}}
+
+    def config(model: str, **own: object) -> object:
+        trial = Trial(0.1, 0.2, {"config": own})
+        return settings_of("d", model, "natural", "sgdl", trial, 4, defaults).options["config"]
+
+    assert config("neumf") == {"meta_lr": 0.5, "gone": "x"}
+    assert config("lightgcn", meta_lr=1, history_length=5) == {"meta_lr": 1.0, "history_length": 5}
+    found = config("lightgcn", denoising_learning=False)
+    assert found == {"meta_lr": 0.7, "denoising_learning": False, "memorized_data": "switch"}
+    plain = settings_of("d", "neumf", "natural", "plain", Trial(0.1, 0.2), 4, defaults)
+    assert plain == settings_of("d", "neumf", "natural", "plain", Trial(0.1, 0.2), 4)

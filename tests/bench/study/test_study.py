@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from results import put
 
 from bench.study.grids import TRIALS_PER_METHOD, trials
 from bench.study.store import ResultStore
 from bench.study.study import Cell, cells, next_run
 from bench.study.variants import with_variants
+from tests.bench.study.results import put
 
 
 @pytest.fixture

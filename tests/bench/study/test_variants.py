@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from results import put
 
 from bench.study.store import ResultStore
 from bench.study.study import Cell, next_run
 from bench.study.variants import VARIANTS, with_variants
 from sgdl_wrap import DenoiserConfig
+from tests.bench.study.results import put
 
 SGDL = Cell("d", "lightgcn", "natural", "sgdl", (100,), (0, 1))
 

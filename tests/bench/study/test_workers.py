@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results import made_up
 
 from bench.study.run_settings import RunSettings
 from bench.study.store import ResultStore
 from bench.study.study import Cell
 from bench.study.workers import run_missing
+from tests.bench.study.results import made_up
 
 CELLS = [Cell("d", "neumf", "natural", method, (100,), (0, 1)) for method in ("plain", "sgdl")]
 

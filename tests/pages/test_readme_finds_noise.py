@@ -1,0 +1,33 @@
+"""The README's own example finds its noise, whatever the seed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.support.models_zoo import seeded
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_example_weighs_noise_less(
+    seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    with seeded(seed):
+        exec(block[1], names)
+    denoiser = names["denoiser"]
+    rows = denoiser.report()
+    clean = (rows["item"] - 5 * rows["user"]) % 500 < 50  # the example's taste
+    assert roc_auc_score(clean, rows["weight"]) > 0.8
+    assert rows["weight"][~clean].mean() < 0.75 * rows["weight"][clean].mean()
+    low, high = denoiser.noise_share
+    assert low < float((~clean).mean()) < high
+    assert str(denoiser.noise_share[0]) in capsys.readouterr().out
