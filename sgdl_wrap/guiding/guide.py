@@ -16,18 +16,18 @@ from sgdl_wrap.config import BY_LOSS_KIND, DenoiserConfig
 from sgdl_wrap.equations.similarity import standardized
 from sgdl_wrap.errors import StateError
 from sgdl_wrap.guiding.guidance import Guidance, GuidanceDraw
-from sgdl_wrap.guiding.learner import SelfGuidedLearner
+from sgdl_wrap.guiding.learner import Learner
 from sgdl_wrap.model.calls import UserCode
 from sgdl_wrap.model.trees import pack, unpack
 from sgdl_wrap.ranks.ranks import ALONE, Ranks
-from sgdl_wrap.watching.notebook import MemorizationTracker
+from sgdl_wrap.watching.notebook import Notebook
 from sgdl_wrap.watching.ranking import RankingLists
 
 CHUNK = 1 << 16  # interactions that are weighted at once
 _SETTLED = ("loss_kind", *BY_LOSS_KIND["ranking"])  # what is found out at the switch
 
 
-class SelfGuidedPhase:
+class Guide:
     """Everything that lives from the memorization point on.
 
     Args:
@@ -57,9 +57,9 @@ class SelfGuidedPhase:
         self.dtype = dtype
         self._device = device
         self._mask = _mask(memorized, n_interactions)
-        self.learner: SelfGuidedLearner | None = None
+        self.learner: Learner | None = None
         if config.variants.denoising_learning:
-            self.learner = SelfGuidedLearner(
+            self.learner = Learner(
                 memorized, config, device=device, dtype=dtype, ranks=ranks, loss_scale=loss_scale
             )
         self._covered: list[Tensor] = []  # shares of samples, of the epoch's learning steps
@@ -72,7 +72,7 @@ class SelfGuidedPhase:
         """Whether unobserved pairs are samples of their own, which train and guide, too."""
         return self.config.loss_kind == "pointwise"
 
-    def following(self, memorized: np.ndarray) -> SelfGuidedPhase:
+    def following(self, memorized: np.ndarray) -> Guide:
         """That of M as it is now, sorted interaction ids, (|M|,) int64; this one stays as it is."""
         after = copy.copy(self)
         after.memorized = memorized
@@ -117,7 +117,7 @@ class SelfGuidedPhase:
             return torch.from_numpy(kept).to(device=self._device, dtype=self.dtype)
         return self.learner.weights(cast(Tensor, hand.features), ALONE if alone else self._ranks)
 
-    def interaction_weights(self, notebook: MemorizationTracker, ids: np.ndarray) -> np.ndarray:
+    def interaction_weights(self, notebook: Notebook, ids: np.ndarray) -> np.ndarray:
         """w of some interactions by the ψ of now, (n,), before any normalisation.
 
         NaN where g reads a loss and none was seen since the memorization point.

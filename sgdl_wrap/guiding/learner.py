@@ -58,7 +58,7 @@ class MetaStep:
     weighting_gradients: list[Tensor]
 
 
-class SelfGuidedLearner:
+class Learner:
     """ψ, the selector that holds φ, and the optimizer of both: all that Phase II learns.
 
     Args:
@@ -94,7 +94,7 @@ class SelfGuidedLearner:
             learned.append((self.selector.network, config.variants.denoising_scheduler_lr))
         self.optimizer = adam(*learned)
 
-    def following(self, memorized: np.ndarray) -> SelfGuidedLearner:
+    def following(self, memorized: np.ndarray) -> Learner:
         """That of another M, sorted interaction ids; ψ, φ and their optimizer are the same."""
         after = copy.copy(self)
         after.selector = self.selector.following(memorized)

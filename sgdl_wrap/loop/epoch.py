@@ -17,10 +17,10 @@ from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.memorization import first_stall, majority
 from sgdl_wrap.equations.suspicion import share_interval
 from sgdl_wrap.errors import NoiseRateError, NonFiniteError, OrderError, SwitchError
-from sgdl_wrap.guiding.guide import SelfGuidedPhase
+from sgdl_wrap.guiding.guide import Guide
 from sgdl_wrap.guiding.loss_scale import loss_scale
 from sgdl_wrap.loop.progress import Counts, RunningEpoch
-from sgdl_wrap.loop.switch import TransitionDetector, Verdict
+from sgdl_wrap.loop.switch import Switch, Verdict
 from sgdl_wrap.model.calls import UserCode
 from sgdl_wrap.model.streams import foreign_streams_kept
 from sgdl_wrap.model.untouched import all_or_nothing
@@ -42,7 +42,7 @@ from sgdl_wrap.report.weight_summary import (
 from sgdl_wrap.saving.header import broken_state_refused
 from sgdl_wrap.watching.backlog import Backlog, Reading
 from sgdl_wrap.watching.evidence import GATHERED
-from sgdl_wrap.watching.notebook import Averages, MemorizationTracker
+from sgdl_wrap.watching.notebook import Averages, Notebook
 from sgdl_wrap.watching.sign import LossGap
 
 logger = logging.getLogger("sgdl_wrap")
@@ -64,8 +64,8 @@ class Ended:
     """
 
     record: EpochRecord
-    tracker: MemorizationTracker
-    self_guided: SelfGuidedPhase | None
+    tracker: Notebook
+    self_guided: Guide | None
     memorized: int
     gap: LossGap | None
     verdict: Verdict | None = None
@@ -109,12 +109,12 @@ class Epochs:
         self._display = display
         self._on_epoch = on_epoch
         self._total = ranks.total(len(interactions))
-        self._detector = TransitionDetector(config.variants.noise_rate_shift, config.switch_timeout)
-        self.tracker = MemorizationTracker(interactions, config, ranks)
+        self._detector = Switch(config.variants.noise_rate_shift, config.switch_timeout)
+        self.tracker = Notebook(interactions, config, ranks)
         self.backlog = Backlog()
         # what the backlog has shown, while it is written down
         self._read: tuple[Reading, Averages | None, Counts | None] | None = None
-        self.self_guided: SelfGuidedPhase | None = None
+        self.self_guided: Guide | None = None
         self.history: list[EpochRecord] = []
         self._explicit_from_the_first = self.explicit = explicit
         self._said_even = config.audit_only or ranks.rank > 0  # nothing is to be said of weights
@@ -159,7 +159,7 @@ class Epochs:
         share = self.history[-1].noise_share if self.history else None
         return None if share is None else share_interval(share)
 
-    def _noise_rate_of(self, tracker: MemorizationTracker) -> float | None:
+    def _noise_rate_of(self, tracker: Notebook) -> float | None:
         if self._config.noise_rate is not None:
             return self._config.noise_rate
         return None if tracker.mixture is None else tracker.mixture.value
@@ -424,7 +424,7 @@ class Epochs:
                 "training.", share_interval(last.noise_share or 0.0)[1],
             )
 
-    def _weight_summary(self, tracker: MemorizationTracker) -> WeightSummary:
+    def _weight_summary(self, tracker: Notebook) -> WeightSummary:
         """Of the weights that Phase II has now given; `tracker` is that of the epoch's end."""
         if self.self_guided is None:
             return WeightSummary(1.0, 1.0, 1.0)
@@ -491,9 +491,9 @@ class Epochs:
         memorized: np.ndarray,
         config: DenoiserConfig,
         history: Sequence[EpochRecord],
-    ) -> SelfGuidedPhase:
+    ) -> Guide:
         kind = next(self._user_code.model.parameters()).dtype
-        return SelfGuidedPhase(
+        return Guide(
             memorized,
             len(self._interactions),
             config,
@@ -531,7 +531,7 @@ class Epochs:
             StateError: something is missing or of another shape; nothing was changed.
         """
         with broken_state_refused():  # all is built before any of it is taken
-            tracker = MemorizationTracker(self._interactions, self._config, self._ranks)
+            tracker = Notebook(self._interactions, self._config, self._ranks)
             tracker.load_state_dict(state["tracker"])
             history = [EpochRecord.from_dict(values) for values in state["history"]]
             self_guided = None

@@ -18,7 +18,7 @@ from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.updates import weighted_loss
 from sgdl_wrap.errors import NonFiniteError, OrderError, batch_named, named
-from sgdl_wrap.guiding.guide import SelfGuidedPhase
+from sgdl_wrap.guiding.guide import Guide
 from sgdl_wrap.loop.epoch import Epochs
 from sgdl_wrap.loop.reading import Reading
 from sgdl_wrap.model.calls import UserCode
@@ -105,7 +105,7 @@ class Steps:
             else:
                 self._begin_in_phase_two(hand, self_guided)
 
-    def _begin_in_phase_two(self, hand: BatchInHand, self_guided: SelfGuidedPhase) -> None:
+    def _begin_in_phase_two(self, hand: BatchInHand, self_guided: Guide) -> None:
         users, learned = self._user_code.moment(), self_guided.moment()
         try:
             with all_or_nothing(self._user_code.streams):
@@ -118,7 +118,7 @@ class Steps:
             learned()
             raise
 
-    def _begin_guided(self, hand: BatchInHand, self_guided: SelfGuidedPhase) -> None:
+    def _begin_guided(self, hand: BatchInHand, self_guided: Guide) -> None:
         try:
             lookahead = self._look(hand)
             if lookahead is not None:
@@ -322,7 +322,7 @@ class Steps:
         return self._user_code.renewed(hand.batch, hand.size)
 
     def _guide(
-        self, hand: BatchInHand, self_guided: SelfGuidedPhase, lookahead: Lookahead
+        self, hand: BatchInHand, self_guided: Guide, lookahead: Lookahead
     ) -> None:
         """Phase II before the step: losses, ψ and φ, the weights, the next guidance."""
         kept = hand.kept = shallow_copy(hand.batch)  # the loss may take from the user's
@@ -347,7 +347,7 @@ class Steps:
         hand.versions = _versions(lookahead)
 
     def _features(
-        self, self_guided: SelfGuidedPhase, hand: BatchInHand, losses: Tensor
+        self, self_guided: Guide, hand: BatchInHand, losses: Tensor
     ) -> Tensor | None:
         """What g reads of a batch's samples, (B, F); None without g."""
         if self_guided.learner is None:

@@ -17,7 +17,7 @@ class Verdict(str, enum.Enum):
 
 
 @dataclass(frozen=True)
-class TransitionDetector:
+class Switch:
     """Switches when |M_t| >= (1 - σ̂ - shift) N, or when the time is out.
 
     Args:

@@ -10,10 +10,10 @@ import numpy as np
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.noise_rate import NoiseRate
-from sgdl_wrap.guiding.guide import SelfGuidedPhase
+from sgdl_wrap.guiding.guide import Guide
 from sgdl_wrap.guiding.weighting import WeightingFunction
 from sgdl_wrap.records import EpochRecord
-from sgdl_wrap.watching.notebook import MemorizationTracker
+from sgdl_wrap.watching.notebook import Notebook
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Learned:
     probabilities: np.ndarray
 
     @classmethod
-    def of(cls, guide: SelfGuidedPhase) -> Learned:
+    def of(cls, guide: Guide) -> Learned:
         """A copy of what a Phase II has learned by now."""
         if guide.learner is None:
             return cls(guide.config, None, np.empty(0, dtype=np.int64), np.empty(0))
@@ -80,8 +80,8 @@ class Snapshot:
     @classmethod
     def of(
         cls,
-        notebook: MemorizationTracker,
-        guide: SelfGuidedPhase | None,
+        notebook: Notebook,
+        guide: Guide | None,
         history: list[EpochRecord],
         *,
         enabled: bool,

@@ -29,7 +29,7 @@ from sgdl_wrap.watching.evidence import (
 )
 from sgdl_wrap.watching.noise_rate import estimate_noise_rate
 from sgdl_wrap.watching.ranking import RankedEpoch, Ranking
-from sgdl_wrap.watching.ring import MemorizationBuffer, count_bits
+from sgdl_wrap.watching.ring import MemorizationRing, count_bits
 from sgdl_wrap.watching.sign import LossGap, compared_users, gap_sums, loss_gap
 
 Averages = tuple[np.ndarray, np.ndarray]  # interactions and their smoothed losses
@@ -61,7 +61,7 @@ def smoothed(past: np.ndarray, losses: np.ndarray, share: float) -> np.ndarray:
     return found
 
 
-class MemorizationTracker:
+class Notebook:
     """Losses, memorization and evidence on every interaction, h/8 + 8 bytes each.
 
     Smoothed losses, 4 bytes more, begin with Phase II, or at once with `audit_only`: while Phase I
@@ -85,7 +85,7 @@ class MemorizationTracker:
         self.interactions = interactions
         self.config = config
         self._ranks = ranks
-        self.buffer = MemorizationBuffer(len(interactions), config.history_length)
+        self.buffer = MemorizationRing(len(interactions), config.history_length)
         self.losses = np.full(len(interactions), np.nan, dtype=np.float32)  # NaN: not yet seen
         self.evidence = NoiseEvidence(interactions, ranks)
         self._guided: int | None = None  # epochs of Phase II; None before it
@@ -253,7 +253,7 @@ class MemorizationTracker:
             self.smoothed = np.where(np.isnan(known), self.smoothed, known)
         self.losses = ranks.known(self.losses)
 
-    def ended(self, findings: EpochFindings) -> MemorizationTracker:
+    def ended(self, findings: EpochFindings) -> Notebook:
         """The tracker after the epoch, with what was found; this one stays as it is."""
         after = copy.copy(self)
         after.buffer = self.buffer.pushed(findings.ranked.packed)

@@ -11,7 +11,7 @@ from sgdl_wrap.equations.memorization import majority, memorization_rates, stead
 CHUNK = 1 << 20  # interactions unpacked at once, a multiple of 8
 
 
-class MemorizationBuffer:
+class MemorizationRing:
     """The last h epochs' memorization bits m_t(k): h/8 bytes an interaction.
 
     m^h_t(k) = (1/h) Σ_{j=t-h+1..t} m_j(k)   (Eq. 1); epochs not yet lived count as 0.
@@ -28,7 +28,7 @@ class MemorizationBuffer:
         # rows of zeros share one; none is written to
         self._rows = [np.zeros((n_interactions + 7) // 8, dtype=np.uint8)] * history_length
 
-    def pushed(self, packed: np.ndarray) -> MemorizationBuffer:
+    def pushed(self, packed: np.ndarray) -> MemorizationRing:
         """With one epoch's bits, as `numpy.packbits` of an (N,) bool array, in its oldest place."""
         following = copy.copy(self)
         following._rows = list(self._rows)

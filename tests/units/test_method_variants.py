@@ -12,7 +12,7 @@ import torch
 
 from bench.models.lightgcn import bpr_loss
 from sgdl_wrap import DenoiserConfig, Phase
-from sgdl_wrap.guiding.learner import SelfGuidedLearner
+from sgdl_wrap.guiding.learner import Learner
 from tests.support.models_zoo import (
     SWITCHING,
     build,
@@ -203,13 +203,13 @@ def test_each_visit_of_a_memorized_sample_is_noted_with_its_standardised_alignme
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     learned = []
-    learn = SelfGuidedLearner.learn
+    learn = Learner.learn
 
-    def listening(self: SelfGuidedLearner, *arguments: Any, **named: Any) -> Any:
+    def listening(self: Learner, *arguments: Any, **named: Any) -> Any:
         learned.append(learn(self, *arguments, **named))
         return learned[-1]
 
-    monkeypatch.setattr(SelfGuidedLearner, "learn", listening)
+    monkeypatch.setattr(Learner, "learn", listening)
     denoiser = build(config=SWITCHING.but(factor_history=1, memorized_data="switch"))
     train(denoiser)
     memorized = denoiser.state_dict()["self_guided"]["memorized"]

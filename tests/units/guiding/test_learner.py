@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.equations.selection import gumbel_noise
 from sgdl_wrap.guiding.guidance import Guidance
-from sgdl_wrap.guiding.learner import MetaStep, SelfGuidedLearner
+from sgdl_wrap.guiding.learner import Learner, MetaStep
 from sgdl_wrap.guiding.weighting import Objective
 from sgdl_wrap.model.streams import RandomStreams
 from sgdl_wrap.model.twin import Elsewhere, Lookahead
@@ -62,7 +62,7 @@ class Scene:
         n = len(case.guidance["item"] if isinstance(case.guidance, dict) else case.guidance[0])
         self.memorized = np.arange(3, 3 + 2 * n)
         self.ids = self.memorized[1 : n + 1]
-        self.learner = SelfGuidedLearner(
+        self.learner = Learner(
             self.memorized, config, device=torch.device("cpu"), dtype=case.dtype
         )
         # ψ starts with zero biases; anywhere else tells more
@@ -553,7 +553,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         model = _Factors(sparse).double()
         for p, value in zip(model.parameters(), values, strict=True):
             p.data = value.double()
-        learner = SelfGuidedLearner(
+        learner = Learner(
             ids, settled(), device=torch.device("cpu"), dtype=torch.float64
         )
         losses = _pairwise_loss(model, training)

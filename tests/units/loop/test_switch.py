@@ -9,14 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sgdl_wrap.equations.memorization import first_stall
-from sgdl_wrap.loop.switch import TransitionDetector, Verdict
+from sgdl_wrap.loop.switch import Switch, Verdict
 from sgdl_wrap.records import Phase
 
 RATES = st.floats(0, 1, allow_nan=False)
 SHIFTS = st.floats(-1, 1, allow_nan=False)
 
 
-def verdict(detector: TransitionDetector, memorized: int, total: int, noise_rate: float,
+def verdict(detector: Switch, memorized: int, total: int, noise_rate: float,
             epoch: int = 1) -> Verdict:  # fmt: skip
     return detector.decide(epoch=epoch, memorized=memorized, total=total, noise_rate=noise_rate)
 
@@ -26,7 +26,7 @@ def verdict(detector: TransitionDetector, memorized: int, total: int, noise_rate
 def test_clean_ratio_is_one_less_the_shifted_noise_rate_within_its_range(rate, shift):
     exact = 1 - Fraction(rate) - Fraction(shift)
     expected = float(min(max(exact, Fraction(0)), Fraction(1)))
-    assert TransitionDetector(shift).clean_ratio(rate) == pytest.approx(expected, abs=1e-12)
+    assert Switch(shift).clean_ratio(rate) == pytest.approx(expected, abs=1e-12)
 
 
 @settings(deadline=None)
@@ -38,7 +38,7 @@ def test_switches_when_memorized_ratio_reaches_clean_ratio(rate, shift, total, s
     expected = memorized > 0 and (memorized > needed or memorized == total)
     if needed > total:  # a clean ratio is at most 1
         expected = memorized == total
-    found = verdict(TransitionDetector(shift), memorized, total, rate)
+    found = verdict(Switch(shift), memorized, total, rate)
     assert found is (Verdict.REACHED if expected else Verdict.STAY)
 
 
@@ -48,7 +48,7 @@ def test_switches_when_memorized_ratio_reaches_clean_ratio(rate, shift, total, s
      (0.25, -0.5, 16), (0.75, 0.5, 1)],
 )  # fmt: skip
 def test_equality_reaches_and_one_less_does_not(rate, shift, needed):
-    detector = TransitionDetector(shift)
+    detector = Switch(shift)
     assert verdict(detector, needed, 16, rate) is Verdict.REACHED
     assert verdict(detector, needed - 1, 16, rate) is Verdict.STAY
 
@@ -57,7 +57,7 @@ def test_a_positive_shift_switches_earlier_and_a_negative_one_later():
     found = {
         shift: next(
             memorized for memorized in range(101)
-            if verdict(TransitionDetector(shift), memorized, 100, 0.3) is Verdict.REACHED
+            if verdict(Switch(shift), memorized, 100, 0.3) is Verdict.REACHED
         )
         for shift in (-0.1, -0.05, 0.0, 0.05, 0.1)
     }  # fmt: skip
@@ -67,26 +67,26 @@ def test_a_positive_shift_switches_earlier_and_a_negative_one_later():
 @settings(deadline=None)
 @given(rate=RATES, shift=SHIFTS, total=st.integers(1, 10**7))
 def test_an_empty_memorized_set_never_reaches(rate, shift, total):
-    assert verdict(TransitionDetector(shift), 0, total, rate) is Verdict.STAY
+    assert verdict(Switch(shift), 0, total, rate) is Verdict.STAY
 
 
 @settings(deadline=None)
 @given(timeout=st.integers(1, 50), epoch=st.integers(1, 100))
 def test_time_is_out_from_its_epoch_on(timeout, epoch):
-    found = verdict(TransitionDetector(timeout=timeout), 1, 100, 0.0, epoch)
+    found = verdict(Switch(timeout=timeout), 1, 100, 0.0, epoch)
     assert found is (Verdict.TIMED_OUT if epoch >= timeout else Verdict.STAY)
 
 
 def test_without_a_timeout_it_waits_for_ever():
-    assert verdict(TransitionDetector(), 99, 100, 0.0, 10**9) is Verdict.STAY
+    assert verdict(Switch(), 99, 100, 0.0, 10**9) is Verdict.STAY
 
 
 def test_reaching_goes_before_the_time_out():
-    assert verdict(TransitionDetector(timeout=3), 80, 100, 0.3, 3) is Verdict.REACHED
+    assert verdict(Switch(timeout=3), 80, 100, 0.3, 3) is Verdict.REACHED
 
 
 def test_time_runs_out_on_an_empty_memorized_set_too():
-    assert verdict(TransitionDetector(timeout=3), 0, 100, 1.0, 3) is Verdict.TIMED_OUT
+    assert verdict(Switch(timeout=3), 0, 100, 1.0, 3) is Verdict.TIMED_OUT
 
 
 def test_the_authors_log_is_reproduced():
@@ -94,7 +94,7 @@ def test_the_authors_log_is_reproduced():
     clean = [0.536, 0.596, 0.655, 0.722, 0.756, 0.786, 0.771, 0.755]
     memory = [0, 0, 0, 0, 0.642, 0.751, 0.766, 0.772]
     found = [
-        verdict(TransitionDetector(), round(1000 * m), 1000, 1 - c, epoch)
+        verdict(Switch(), round(1000 * m), 1000, 1 - c, epoch)
         for epoch, (c, m) in enumerate(zip(clean, memory, strict=True), start=1)
     ]
     assert found == [Verdict.STAY] * 7 + [Verdict.REACHED]

@@ -19,7 +19,7 @@ from sgdl_wrap.batches.batch import StepRecord
 from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.watching import backlog
 from sgdl_wrap.watching.backlog import Backlog, Reading, loss_values, step_sums, weight_values
-from sgdl_wrap.watching.notebook import MemorizationTracker
+from sgdl_wrap.watching.notebook import Notebook
 from tests.support.models_zoo import (
     SWITCHING,
     WATCHING,
@@ -197,7 +197,7 @@ def test_what_is_written_down_is_each_step_in_its_order(capacity: int, seeds: li
         for seed in seeds:
             run.act("step", seed)
         state = run.denoiser.state_dict()
-    tracker = MemorizationTracker(run.denoiser.interactions, config)
+    tracker = Notebook(run.denoiser.interactions, config)
     observed, total = 0, 0.0
     for (users, items, labels), losses in run.visits:
         ids = DATA.ids(users, items).numpy()
@@ -236,13 +236,13 @@ def test_steps_are_written_down_together_when_enough_samples_wait(
 ) -> None:
     monkeypatch.setattr(backlog, "CAPACITY", 100)
     calls = []
-    note = MemorizationTracker.note
+    note = Notebook.note
 
-    def listening(self: MemorizationTracker, visits: Any, averages: Any) -> None:
+    def listening(self: Notebook, visits: Any, averages: Any) -> None:
         calls.append(sum(len(ids) for ids, _ in visits))
         note(self, visits, averages)
 
-    monkeypatch.setattr(MemorizationTracker, "note", listening)
+    monkeypatch.setattr(Notebook, "note", listening)
     denoiser = tiny_denoiser(DATA, config=WATCHING)
     course = []
     for batch in triple_epoch(DATA, 0, batch_size=30):  # six batches, of 180 samples
@@ -267,15 +267,15 @@ def test_the_smoothed_loss_that_weights_read_is_the_one_written_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read = []
-    features = MemorizationTracker.features
+    features = Notebook.features
 
     def listening(
-        self: MemorizationTracker, ids: np.ndarray, losses: Tensor, names: Any
+        self: Notebook, ids: np.ndarray, losses: Tensor, names: Any
     ) -> Tensor:
         read.append((ids, features(self, ids, losses, names)))
         return read[-1][1]
 
-    monkeypatch.setattr(MemorizationTracker, "features", listening)
+    monkeypatch.setattr(Notebook, "features", listening)
     denoiser = tiny_denoiser(
         DATA, config=SWITCHING.but(weight_inputs=("smoothed_loss",), loss_smoothing=0.7)
     )

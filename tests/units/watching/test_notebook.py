@@ -15,14 +15,14 @@ from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.suspicion import evened, fitted, histograms, looked_up
 from sgdl_wrap.errors import NoiseRateError, OrderError, ScoreError
-from sgdl_wrap.loop.switch import TransitionDetector, Verdict
+from sgdl_wrap.loop.switch import Switch, Verdict
 from sgdl_wrap.variants import Variants
-from sgdl_wrap.watching.notebook import EpochFindings, MemorizationTracker
+from sgdl_wrap.watching.notebook import EpochFindings, Notebook
 
 N_ITEMS = 40
 
 
-def commit(tracker: MemorizationTracker, findings: EpochFindings) -> int:
+def commit(tracker: Notebook, findings: EpochFindings) -> int:
     """The tracker is the one after the epoch; |M_t|."""
     vars(tracker).update(vars(tracker.ended(findings)))
     return tracker.memorized()
@@ -169,14 +169,14 @@ class Slow:
 def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
     pairs = some_pairs(seed)
     run, slow = Run(pairs, seed), Slow(pairs, h, shift)
-    tracker = MemorizationTracker(
+    tracker = Notebook(
         interactions_of(pairs),
         DenoiserConfig(
             history_length=h, ranking=ranking, ranking_chunk=70, seed=seed,
             variants=Variants(weight_inputs=("loss", "smoothed_loss"), loss_smoothing=0.7),
         ),
     )  # fmt: skip
-    detector, switched, expected_switch, counts = TransitionDetector(shift), None, None, []
+    detector, switched, expected_switch, counts = Switch(shift), None, None, []
     for epoch in range(1, run.epochs + 1):
         for places, losses in run.batches[epoch - 1]:
             tracker.record(ids(places), losses)
@@ -226,8 +226,8 @@ def test_follows_the_method_epoch_by_epoch(ranking, h, shift, seed):
 # ------------------------------------------------------------------ record
 
 
-def small(**changes: Any) -> MemorizationTracker:
-    return MemorizationTracker(
+def small(**changes: Any) -> Notebook:
+    return Notebook(
         interactions_of([(0, 1), (0, 2), (2, 0), (2, 1), (2, 5), (3, 3)]),
         DenoiserConfig().but(**{"history_length": 4, **changes}),
     )
@@ -322,7 +322,7 @@ def test_smoothing_begins_with_the_last_losses_seen():
     assert again.smoothed[:3].tolist() == [1.0, 3.0, 8.0]
 
 
-def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarray | None:
+def watched_epoch(tracker: Notebook, losses: list[float]) -> np.ndarray | None:
     """Ends an epoch that showed losses of the first interactions; how strange they were in it."""
     tracker.record(ids(range(len(losses))), floats(losses))
     findings = tracker.examine(
@@ -333,7 +333,7 @@ def watched_epoch(tracker: MemorizationTracker, losses: list[float]) -> np.ndarr
     return None if findings.strangeness is None else findings.strangeness.strange
 
 
-def suspicions(shown: list[np.ndarray], tracker: MemorizationTracker) -> np.ndarray:
+def suspicions(shown: list[np.ndarray], tracker: Notebook) -> np.ndarray:
     """Averages of some epochs' strangeness, as the tracker is to have them."""
     fifths = tracker.evidence._fifths[tracker.interactions.items.numpy()]
     average, suspicion = np.zeros((5, 128)), None
@@ -351,14 +351,14 @@ def test_suspicion_averages_what_epochs_show_of_the_interactions():
     rng = np.random.default_rng(0)
     pairs = sorted({(int(u), int(i)) for u, i in rng.integers((30, 12), size=(150, 2))})
     config = DenoiserConfig(noise_rate=0.2, history_length=2)
-    tracker = MemorizationTracker(interactions_of(pairs), config)
+    tracker = Notebook(interactions_of(pairs), config)
     assert np.isnan(tracker.evidence.suspicion).all()
     assert tracker.evidence.mean is None
     shown = [watched_epoch(tracker, losses) for losses in ([1.0, 2.0], [3.0, 2.0], [0.0, 1.0])]
     expected = suspicions(shown, tracker)
     assert tracker.evidence.suspicion == pytest.approx(expected, rel=1e-5, nan_ok=True)
     assert any((shown[0] != strange).any() for strange in shown)
-    again = MemorizationTracker(interactions_of(pairs), config)
+    again = Notebook(interactions_of(pairs), config)
     again.load_state_dict(tracker.state_dict())
     for one in (tracker, again):
         watched_epoch(one, [4.0, 4.5, 0.0])
@@ -444,7 +444,7 @@ def test_the_mean_probability_of_noise_is_that_of_the_last_epoch_that_was_gather
 # ------------------------------------------------------------------ features
 
 
-def memorize(tracker: MemorizationTracker, rows: list[list[int]]) -> None:
+def memorize(tracker: Notebook, rows: list[list[int]]) -> None:
     for row in rows:
         tracker.buffer = tracker.buffer.pushed(np.packbits(np.array(row, dtype=bool)))
 
@@ -518,7 +518,7 @@ def test_averages_are_not_read_before_they_begin():
 # ------------------------------------------------------------------ examine
 
 
-def visit(tracker: MemorizationTracker) -> None:
+def visit(tracker: Notebook) -> None:
     """One epoch's losses."""
     tracker.record(ids(range(6)), floats([0.0, 1.0, 0.0, 0.1, 2.0, 5.0]))
 
@@ -594,7 +594,7 @@ def test_on_ranked_reaches_all_interactions():
 # ------------------------------------------------------------------ state
 
 
-def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
+def advance(tracker: Notebook, run: Run, epochs: range) -> list[Any]:
     """Everything that the epochs find: the pairs asked for, the estimates, M_t, features."""
     found: list[Any] = []
     for epoch in epochs:
@@ -609,7 +609,7 @@ def advance(tracker: MemorizationTracker, run: Run, epochs: range) -> list[Any]:
     return found
 
 
-def resumable() -> tuple[MemorizationTracker, Run]:
+def resumable() -> tuple[Notebook, Run]:
     pairs = some_pairs(3)
     config = DenoiserConfig(
         history_length=3, seed=8, ranking_chunk=70,
@@ -617,7 +617,7 @@ def resumable() -> tuple[MemorizationTracker, Run]:
             noise_rate_sample=60, weight_inputs=("loss", "smoothed_loss", "memorization_rate")
         ),
     )  # fmt: skip
-    return MemorizationTracker(interactions_of(pairs), config), Run(pairs, 3)
+    return Notebook(interactions_of(pairs), config), Run(pairs, 3)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 4])
@@ -637,7 +637,7 @@ def test_a_loaded_state_goes_on_identically(epochs):
 
 def test_other_seeds_draw_other_candidates():
     first, run = resumable()
-    second = MemorizationTracker(first.interactions, first.config.but(seed=9))
+    second = Notebook(first.interactions, first.config.but(seed=9))
     assert advance(first, run, range(1)) != advance(second, run, range(1))
 
 

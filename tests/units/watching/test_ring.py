@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdl_wrap.watching import ring as module
-from sgdl_wrap.watching.ring import MemorizationBuffer, count_bits
+from sgdl_wrap.watching.ring import MemorizationRing, count_bits
 
 
 @st.composite
@@ -22,8 +22,8 @@ def histories(draw):
     return h, rng.random((epochs, n)) < share
 
 
-def filled(h: int, bits: np.ndarray) -> MemorizationBuffer:
-    found = MemorizationBuffer(bits.shape[1], h)
+def filled(h: int, bits: np.ndarray) -> MemorizationRing:
+    found = MemorizationRing(bits.shape[1], h)
     for row in bits:
         found = found.pushed(np.packbits(row))
     return found
@@ -114,7 +114,7 @@ def test_exactly_half_is_not_a_majority(h):
     ("h", "first"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (9, 5), (10, 6), (20, 11)]
 )
 def test_nothing_is_memorized_before_more_than_half_of_h_epochs(h, first):
-    found = MemorizationBuffer(11, h)
+    found = MemorizationRing(11, h)
     for epoch in range(1, h + 1):
         found = found.pushed(np.packbits(np.ones(11, dtype=bool)))
         assert count_bits(found.memorized()) == (11 if epoch >= first else 0)
@@ -131,7 +131,7 @@ def test_what_was_forgotten_for_long_is_not_memorized():
 @pytest.mark.parametrize(("n", "h", "expected"), [(8, 10, 10), (9, 10, 20), (100_000, 10, 125_000),
                                                   (7, 1, 1), (1_000, 16, 2_000)])  # fmt: skip
 def test_holds_one_bit_per_interaction_and_epoch(n, h, expected):
-    assert MemorizationBuffer(n, h).state()[0].nbytes == expected
+    assert MemorizationRing(n, h).state()[0].nbytes == expected
 
 
 @settings(deadline=None)
@@ -139,7 +139,7 @@ def test_holds_one_bit_per_interaction_and_epoch(n, h, expected):
 def test_a_restored_buffer_goes_on_as_the_first_does(history, cut):
     h, bits = history
     first = filled(h, bits[:cut])
-    second = MemorizationBuffer(bits.shape[1], h)
+    second = MemorizationRing(bits.shape[1], h)
     second.restore(*first.state())
     for row in bits[cut:]:
         second = second.pushed(np.packbits(row))
