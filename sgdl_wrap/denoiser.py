@@ -14,7 +14,7 @@ from sgdl_wrap.arguments import check_evidence, check_kinds
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.pairs import PairFn
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.errors import InteractionsError, OrderError, StateError
+from sgdl_wrap.errors import InteractionsError, OrderError, StateError, batch_named
 from sgdl_wrap.loop.epoch import Epochs
 from sgdl_wrap.loop.reading import Reading
 from sgdl_wrap.loop.step import Steps
@@ -31,6 +31,7 @@ from sgdl_wrap.ranks.resharding import rank_header, state_of_rank
 from sgdl_wrap.records import EpochRecord, Phase
 from sgdl_wrap.report.audit import Audit, audit
 from sgdl_wrap.report.epoch_display import EpochDisplay
+from sgdl_wrap.report.snapshot import Snapshot
 from sgdl_wrap.report.summary import summary
 from sgdl_wrap.saving.header import broken_state_refused, check_header, check_seal, header, sealed
 
@@ -150,8 +151,9 @@ class SelfGuidedDenoiser:
             check_evidence(self.interactions, self.config)
             self._try_scores()
             if example_batch is not None:
-                pairs = self._reading.pairs(example_batch)
-                self._reading.looked(example_batch, pairs, self._epochs.where(), example=True)
+                hand = self._reading.taken(example_batch, self._epochs.where())
+                with batch_named(hand.where):
+                    self._reading.looked(hand, example=True)
 
     def _try_scores(self) -> None:
         pairs, some = self.interactions, slice(8)
@@ -226,16 +228,20 @@ class SelfGuidedDenoiser:
             OrderError: no batch was watched yet, or the denoiser is disabled.
             BatchError, InteractionsError: as `end_epoch`.
         """
-        self._steps.settle()
-        self._epochs.write_down()
+        known = self._snapshot()
         if not self.enabled:
             raise OrderError(
                 "Expected report of a denoiser that watches, got enabled=False. Build it with "
                 "enabled=True."
             )
         self._epochs.say_if_even()
-        tracker = self._epochs.tracker
-        return audit(tracker, self._epochs.self_guided, self._epochs.running.what_came())
+        return audit(known, self._epochs.running.what_came())
+
+    @outside_inference_mode
+    def _snapshot(self) -> Snapshot:
+        """What is known by now, for reports and pictures."""
+        self._steps.settle()
+        return self._epochs.snapshot(enabled=self.enabled)
 
     # ------------------------------------------------------------------ the loop
 
@@ -265,7 +271,7 @@ class SelfGuidedDenoiser:
                 "torch.inference_mode(). Train outside of it."
             )
         self._steps.settle()
-        if self._steps.pending is not None:
+        if self._steps.hand is not None:
             raise OrderError(
                 "Expected step(batch) after before_step(batch), got a second before_step. "
                 "Call step or weighted_loss once for each batch, or skip_batch() to leave one out."
@@ -301,7 +307,7 @@ class SelfGuidedDenoiser:
                 `before_step`.
         """
         with self._user_code.added.adding():
-            if self.enabled and self._steps.pending is None:
+            if self.enabled and self._steps.hand is None:
                 self._epochs.end_if_full()  # an interrupt may have come between the two
             loss = self._steps.train(batch, penalty)
             self._epochs.end_if_full()
@@ -343,7 +349,7 @@ class SelfGuidedDenoiser:
 
     def skip_batch(self) -> None:
         """Leaves out the batch that before_step was last called with: no step follows it."""
-        self._steps.pending = None
+        self._steps.hand = None
 
     @outside_inference_mode
     def sample_weights(self, batch: Any) -> Tensor:
@@ -390,7 +396,7 @@ class SelfGuidedDenoiser:
         if not self.enabled:
             return None
         self._steps.settle()
-        if self._steps.pending is not None:
+        if self._steps.hand is not None:
             raise OrderError(
                 "Expected end_epoch after step, got it between before_step and step. "
                 "Call it after the loop over the loader."
@@ -414,7 +420,7 @@ class SelfGuidedDenoiser:
                 and the state can be taken again.
         """
         self._steps.settle()
-        if self._steps.pending is not None:
+        if self._steps.hand is not None:
             raise OrderError(
                 "Expected state_dict between steps, got it between before_step and step. "
                 "Save after step."
@@ -452,7 +458,7 @@ class SelfGuidedDenoiser:
             with broken_state_refused():
                 code.load_state_dict(state["user"])
                 reading.load_state_dict(state["user"])
-            self._steps.pending = None
+            self._steps.hand = None
 
     def __getstate__(self) -> Any:
         """Refuses copies and pickles, which would share or lose what is the user's.

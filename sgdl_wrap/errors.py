@@ -16,6 +16,11 @@ DenoiserError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+THIS_BATCH = "this batch"  # in messages, until the loop gives it its name
+
 
 class DenoiserError(ValueError):
     """Base class of every error this library raises on purpose."""
@@ -67,3 +72,22 @@ class StateError(DenoiserError):
 
 class DenoiserWarning(UserWarning):
     """Said once: something works, but not as the user may expect."""
+
+
+def named(message: str, batch: str) -> str:
+    """A message about "this batch" with the batch's name."""
+    return message.replace(THIS_BATCH, batch)
+
+
+@contextmanager
+def batch_named(batch: str) -> Iterator[None]:
+    """Errors that come up inside name the batch, by what they call "this batch".
+
+    Raises:
+        DenoiserError: what came up, the same object.
+    """
+    try:
+        yield
+    except DenoiserError as error:
+        error.args = (named(str(error), batch),)
+        raise

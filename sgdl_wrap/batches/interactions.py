@@ -136,14 +136,11 @@ class Interactions:
         """N_u: observed items of each user, by place, (n_users,) int64."""
         return self.starts.diff()
 
-    def find(
-        self, users: np.ndarray, items: np.ndarray, *, where: str = "a batch"
-    ) -> np.ndarray:
+    def find(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Ids of pairs, (B,) int64; -1 where the pair was never observed.
 
         Args:
             users, items: (B,) int64.
-            where: names the batch in messages.
 
         Raises:
             InteractionsError: a negative id, or an item id past an `n_items` that was given.
@@ -155,13 +152,13 @@ class Interactions:
         last_item = int(items.view(np.uint64).max())
         if max(last_user, last_item) >= 2**63:
             raise InteractionsError(
-                f"Expected ids >= 0, got {min(users.min(), items.min())} in {where}. "
+                f"Expected ids >= 0, got {min(users.min(), items.min())} in this batch. "
                 "Number users and items as in `interactions`."
             )
         if self.n_items_given and last_item >= self.n_items:
             raise InteractionsError(
-                f"Expected item ids below n_items = {self.n_items}, got {last_item} in {where}. "
-                f"Pass the n_items of the whole catalogue.{_asked_of_1(items, self.n_items)}"
+                f"Expected item ids below n_items = {self.n_items}, got {last_item} in this "
+                f"batch. Pass the n_items of the whole catalogue.{_asked_of_1(items, self.n_items)}"
             )
         # sorted by user, queries find their keys near one another, and most of them in the cache
         order = users.argsort()

@@ -7,7 +7,6 @@ import numpy as np
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.samples import MOST_UNKNOWN, Samples
 from sgdl_wrap.errors import BatchError
-from sgdl_wrap.notices import warn
 
 LEAST = 8  # pairs marked unobserved; fewer tell nothing
 ENOUGH = 64  # of them; more tell no more
@@ -26,7 +25,7 @@ def tells_of_marks(samples: Samples) -> bool:
     return not samples.told or int((~samples.observed).sum()) >= ENOUGH
 
 
-def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: str) -> bool:
+def doubt_of_marks(samples: Samples, interactions: Interactions) -> str | None:
     """Looks up the pairs that batches mark unobserved: few of them should be interactions.
 
     Sampled negatives hit interactions by chance, in dense data often. How often is known: see
@@ -35,39 +34,34 @@ def refuse_or_doubt_marks(samples: Samples, interactions: Interactions, where: s
     Args:
         samples: of the batch.
         interactions: D.
-        where: names the batch in messages.
 
     Returns:
-        Whether they are doubtful.
+        What to say if far more of them are than chance explains, and more than a third.
 
     Raises:
         BatchError: all of them are interactions, and no pair that it marks observed is.
-
-    Warns:
-        DenoiserWarning: far more of them are than chance explains, and more than a third.
     """
     marked = ~samples.observed
     count = int(marked.sum())
     if count < LEAST:
-        return False
+        return None
     users, items = samples.users[marked], samples.items[marked]
     known = int(known_pairs(users, items, interactions).sum())
     if known <= MOST_UNKNOWN * count:
-        return False
+        return None
     if known <= most_by_chance(count, chance_of_known(users, interactions)):
-        return False
+        return None
     observed = int(samples.observed.sum())
     if known == count and samples.ids.max() < 0:
         others = f", and none of the {observed} that it marks observed" if observed else ""
         raise BatchError(
-            f"Expected observed pairs in {where}, got all {count} pairs that it marks unobserved "
-            f"among the interactions{others}. {_CAUSES} {REMEDY}"
+            f"Expected observed pairs in this batch, got all {count} pairs that it marks "
+            f"unobserved among the interactions{others}. {_CAUSES} {REMEDY}"
         )
-    warn(
-        f"Expected the pairs that {where} marks unobserved to be sampled negatives, got {known} of "
-        f"{count} among the interactions. {_CAUSES} {REMEDY}"
+    return (
+        f"Expected the pairs that this batch marks unobserved to be sampled negatives, got {known} "
+        f"of {count} among the interactions. {_CAUSES} {REMEDY}"
     )
-    return True
 
 
 def known_pairs(users: np.ndarray, items: np.ndarray, interactions: Interactions) -> np.ndarray:

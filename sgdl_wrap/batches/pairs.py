@@ -23,6 +23,7 @@ LAYOUTS = (
 _USER_KEYS = ("user", "users", "user_id", "user_ids")
 _ITEM_KEYS = ("item", "items", "item_id", "item_ids", "positive", "positives", "pos_item")
 _LABEL_KEYS = ("label", "labels")
+_PLAIN = (torch.int64, torch.int32, torch.float32, torch.float64, torch.bool)  # as they are
 _IN_ORDER = (("users", "integers"), ("items", "integers"), ("third column", "numbers"))
 
 
@@ -134,12 +135,16 @@ class PairReader:
 def _columns(batch: Any) -> tuple[Any, Any, Tensor | None] | None:
     """users, items and the third column of a common layout, or None."""
     if isinstance(batch, (tuple, list)):
-        if len(batch) not in (2, 3) or not all(map(is_column, batch)):
+        if len(batch) not in (2, 3):
             return None
-        columns = [
-            numbers_of(column, f"the {name} of a batch", BatchError, expected=expected)
-            for column, (name, expected) in zip(batch, _IN_ORDER, strict=False)
-        ]
+        columns = list(batch)
+        if any(not isinstance(c, Tensor) or c.dtype not in _PLAIN for c in batch):
+            if not all(map(is_column, batch)):
+                return None
+            columns = [
+                numbers_of(column, f"the {name} of a batch", BatchError, expected=expected)
+                for column, (name, expected) in zip(batch, _IN_ORDER, strict=False)
+            ]
         ids, third = columns[:2], columns[2] if len(columns) == 3 else None
         size = ids[0].shape
         fitting = len(size) == 1 and ids[1].shape == size
@@ -183,6 +188,8 @@ def _pairs(users: Any, items: Any, observed: Any | None = None) -> Pairs:
 
 
 def _ids(values: Any, name: str) -> Tensor:
+    if isinstance(values, Tensor) and values.ndim == 1 and values.dtype == torch.int64:
+        return values  # as it is, which most batches are
     if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 2 and values.shape[-1] > 1:
         raise BatchError(
             f"Expected the {name} of a batch to be 1-D, got shape {tuple(values.shape)}. Return "

@@ -10,7 +10,6 @@ import numpy as np
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.errors import BatchError
-from sgdl_wrap.notices import warn
 
 MOST_UNKNOWN = 1 / 3  # of the pairs that pass for observed: more of them are sampled negatives
 
@@ -61,23 +60,23 @@ def are_pointwise(samples: int, observed: int, negatives: int) -> bool:
     return negatives > 0 or meant - observed > MOST_UNKNOWN * meant
 
 
-def identified(pairs: Pairs, interactions: Interactions, where: str) -> Samples:
-    """The samples of some pairs; `where` names their batch in messages.
+def identified(pairs: Pairs, interactions: Interactions) -> Samples:
+    """The samples of some pairs.
 
     Raises:
         InteractionsError: ids out of range.
     """
     users, items, observed = pairs.arrays()
     if observed.all():
-        ids = interactions.find(users, items, where=where)
+        ids = interactions.find(users, items)
     else:  # sampled negatives, most of a pointwise batch, need no look-up
         rows = np.flatnonzero(observed)
         ids = np.full(len(users), -1, dtype=np.int64)
-        ids[rows] = interactions.find(users[rows], items[rows], where=where)
+        ids[rows] = interactions.find(users[rows], items[rows])
     return Samples(ids, users, items, observed, pairs.observed is not None)
 
 
-def refuse_unknown(samples: Samples, where: str) -> None:
+def refuse_unknown(samples: Samples) -> None:
     """Refuses a batch whose observed pairs are all unknown; it may have none.
 
     Raises:
@@ -87,23 +86,24 @@ def refuse_unknown(samples: Samples, where: str) -> None:
     if meant and samples.ids.max() < 0:
         which = f"its {size} samples" if meant == size else f"the {meant} that it marks observed"
         raise BatchError(
-            f"Expected observed pairs in {where}, got none of {which} among the interactions. Pass "
-            "the training interactions at construction, and pair_fn=... if the batch's ids are "
-            "numbered otherwise."
+            f"Expected observed pairs in this batch, got none of {which} among the interactions. "
+            "Pass the training interactions at construction, and pair_fn=... if the batch's ids "
+            "are numbered otherwise."
         )
 
 
-def doubt_unknown(samples: Samples, where: str) -> None:
-    """Warns where more than a third of a batch's pairs that pass for observed are unknown.
+def doubt_of_unknown(samples: Samples) -> str | None:
+    """What to say if more than a third of a batch's pairs that pass for observed are unknown.
 
     They train, and count as sampled negatives where the whole epoch is like it; ids that are one
     off, padding and labels under a name that is not known look the same.
     """
     meant = int(samples.observed.sum())
     unknown = meant - int((samples.ids >= 0).sum())
-    if unknown > MOST_UNKNOWN * meant:
-        warn(
-            f"Expected the pairs of {where} among the interactions, got {unknown} of {meant} "
-            "unknown, which count as sampled negatives. If they are, say so: pair_fn returns "
-            "(users, items, observed). Else number ids alike and leave padding out."
-        )
+    if unknown <= MOST_UNKNOWN * meant:
+        return None
+    return (
+        f"Expected the pairs of this batch among the interactions, got {unknown} of {meant} "
+        "unknown, which count as sampled negatives. If they are, say so: pair_fn returns "
+        "(users, items, observed). Else number ids alike and leave padding out."
+    )

@@ -11,7 +11,7 @@ from sgdl_wrap.command.clicks import Clicks
 from sgdl_wrap.command.columns import Columns
 from sgdl_wrap.command.source import Source
 from sgdl_wrap.command.verdict import Verdict, share_and_interval
-from sgdl_wrap.report.charts import curves, histogram
+from sgdl_wrap.report.charts import Frame, curves, histogram
 from sgdl_wrap.report.page import Kind, Page, Table, in_words
 
 MOST_ROWS, MOST_GROUPS = 2_000, 1_000  # of the tables
@@ -94,11 +94,13 @@ def _distribution(verdict: Verdict) -> str:
     counts, _ = np.histogram(verdict.suspicion[verdict.known], edges)
     marked, _ = np.histogram(verdict.suspicion[verdict.suspect], edges)
     return histogram(
-        "How suspicious the clicks are",
-        "Each bar holds the clicks of one suspicion, from 0, like a preference, to 1, like a click "
-        "that nobody chose.",
+        Frame(
+            "How suspicious the clicks are",
+            "Each bar holds the clicks of one suspicion, from 0, like a preference, to 1, like a "
+            "click that nobody chose.",
+            [(n / 4, f"{n / 4:g}") for n in range(5)], "suspicion",
+        ),
         counts, marked, key=("other clicks", "suspects"),
-        x=[(n / 4, f"{n / 4:g}") for n in range(5)], x_name="suspicion",
         labels=[
             f"{low:.3f} to {high:.3f}: {count:,} clicks, {part:,} suspects"
             for low, high, count, part in zip(edges[:-1], edges[1:], counts, marked, strict=True)
@@ -123,13 +125,14 @@ def _over_time(clicks: Clicks, verdict: Verdict) -> str | None:
     share, least, most = share_and_interval(marked.astype(np.float64), counts.astype(np.float64))
     middles = (edges[:-1] + edges[1:]) / 2
     return curves(
-        "Suspects over time",
-        "The share of suspects among the clicks of each moment. The band is how far it may be off "
-        "by the number of clicks alone (95%).",
+        Frame(
+            "Suspects over time",
+            "The share of suspects among the clicks of each moment. The band is how far it may be "
+            "off by the number of clicks alone (95%).",
+            [(n / 3, _day(low + (high - low) * n / 3, high - low)) for n in range(4)], "time, UTC",
+        ),
         middles, [("noise", "share of suspects", share)],
-        band=("how far it may be off", least, most),
-        x_ticks=[(n / 3, _day(low + (high - low) * n / 3, high - low)) for n in range(4)],
-        x_name="time, UTC", percent=True,
+        band=("how far it may be off", least, most), percent=True,
     )  # fmt: skip
 
 

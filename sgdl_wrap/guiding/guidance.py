@@ -51,55 +51,57 @@ class Guidance:
         ]
 
 
-def choose_guidance(
-    batch: Any,
-    samples: Samples,
-    memorized: np.ndarray,
-    *,
-    size: int | None,
-    with_negatives: bool,
-    outside_list: ScoresBelowCut,
-    sliceable: bool,
-    generator: torch.Generator,
-) -> Guidance | None:
-    """A uniform draw of memorized samples from a batch, or None where it holds none.
+@dataclass(frozen=True)
+class GuidanceDraw:
+    """A uniform draw of memorized samples from a batch.
 
     A memorized interaction is one of M; a memorized negative is an unobserved pair that is not in
     its user's ranking list (Sec. 2: the D of pointwise losses holds y = 0 too; deviation 12). The
     batch just seen is a part of the data, and so are its memorized samples of M (deviation 11).
 
-    Args:
-        batch: what the user's loader gave.
-        samples: which pairs its B samples are.
-        memorized: is each sample one of M, (B,) bool.
+    Attributes:
         size: samples at most; None for all.
         with_negatives: whether unobserved samples may guide.
         outside_list: which of some pairs the model ranks outside their user's list.
         sliceable: whether rows of the batch can be taken; else all of it is kept.
         generator: draws the samples.
     """
-    candidates = memorized | samples.negative if with_negatives else memorized
-    rows = np.flatnonzero(candidates)
-    if size is not None and len(rows) > size:
-        rows = rows[torch.randperm(len(rows), generator=generator)[:size].numpy()]
-        rows.sort()
-    negative = np.flatnonzero(samples.negative[rows])
-    if len(negative):
-        keep = np.ones(len(rows), dtype=bool)
-        unsure = rows[negative]
-        keep[negative] = outside_list(samples.users[unsure], samples.items[unsure])
-        rows = rows[keep]
-    if len(rows) == 0:
-        return None
-    places = torch.from_numpy(rows)
-    if sliceable and has_rows(batch, len(samples.ids)):  # batches may differ in layout
-        return Guidance(take_rows(batch, places), None, samples.ids[rows])
-    return Guidance(detached_copy(batch), places, samples.ids[rows])
+
+    size: int | None
+    with_negatives: bool
+    outside_list: ScoresBelowCut
+    sliceable: bool
+    generator: torch.Generator
+
+    def of(self, batch: Any, samples: Samples, memorized: np.ndarray) -> Guidance | None:
+        """The guidance of a batch; None if it holds none.
+
+        Args:
+            batch: what the user's loader gave.
+            samples: which pairs its B samples are.
+            memorized: is each sample one of M, (B,) bool.
+        """
+        candidates = memorized | samples.negative if self.with_negatives else memorized
+        rows = np.flatnonzero(candidates)
+        if self.size is not None and len(rows) > self.size:
+            drawn = torch.randperm(len(rows), generator=self.generator)[: self.size]
+            rows = rows[drawn.numpy()]
+            rows.sort()
+        negative = np.flatnonzero(samples.negative[rows])
+        if len(negative):
+            keep = np.ones(len(rows), dtype=bool)
+            unsure = rows[negative]
+            keep[negative] = self.outside_list(samples.users[unsure], samples.items[unsure])
+            rows = rows[keep]
+        if len(rows) == 0:
+            return None
+        places = torch.from_numpy(rows)
+        if self.sliceable and has_rows(batch, len(samples.ids)):  # batches may differ in layout
+            return Guidance(take_rows(batch, places), None, samples.ids[rows])
+        return Guidance(detached_copy(batch), places, samples.ids[rows])
 
 
-def check_guidance_fits(
-    size: int, *, sliceable: bool | None, config: DenoiserConfig, where: str
-) -> None:
+def check_guidance_fits(size: int, config: DenoiserConfig, *, sliceable: bool | None) -> None:
     """Refuses batches that would be evaluated whole for guidance and are larger than may be.
 
     Args:
@@ -114,7 +116,7 @@ def check_guidance_fits(
     if config.variants.denoising_learning and sliceable is False and too_large:
         raise BatchError(
             f"Expected at most max_guidance_batch={most} samples in a batch whose rows have other "
-            f"losses alone, got {size} in {where}: guidance evaluates all of it at once. Make "
-            "batches smaller, raise max_guidance_batch, or let loss_fn and the layout treat each "
-            "row by itself."
+            f"losses alone, got {size} in this batch: guidance evaluates all of it at once. "
+            "Make batches smaller, raise max_guidance_batch, or let loss_fn and the layout treat "
+            "each row by itself."
         )

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sgdl_wrap.batches.samples import Samples
+from sgdl_wrap.batches.batch import BatchInHand
+from sgdl_wrap.batches.samples import refuse_unknown
 from sgdl_wrap.config import BY_LOSS_KIND, DenoiserConfig
 from sgdl_wrap.equations.similarity import standardized
 from sgdl_wrap.errors import StateError
-from sgdl_wrap.guiding.guidance import Guidance, ScoresBelowCut, choose_guidance
-from sgdl_wrap.guiding.learner import Aside, SelfGuidedLearner
-from sgdl_wrap.model.tables import Lookup
+from sgdl_wrap.guiding.guidance import Guidance, GuidanceDraw
+from sgdl_wrap.guiding.learner import SelfGuidedLearner
+from sgdl_wrap.model.calls import UserCode
 from sgdl_wrap.model.trees import pack, unpack
-from sgdl_wrap.model.twin import Lookahead
 from sgdl_wrap.ranks.ranks import ALONE, Ranks
+from sgdl_wrap.watching.notebook import MemorizationTracker
+from sgdl_wrap.watching.ranking import RankingLists
 
+CHUNK = 1 << 16  # interactions that are weighted at once
 _SETTLED = ("loss_kind", *BY_LOSS_KIND["ranking"])  # what is found out at the switch
 
 
@@ -101,55 +104,48 @@ class SelfGuidedPhase:
         """Whether the next step is one that learns ψ and φ; not every one does (deviation 15)."""
         return self.learner is not None and self._steps % self.config.guidance_interval == 0
 
-    def weights(
-        self,
-        features: Callable[[], Tensor],
-        samples: Callable[[], Samples],
-        *,
-        alone: bool = False,
-    ) -> Tensor:
+    def weights(self, hand: BatchInHand, *, alone: bool = False) -> Tensor:
         """w_k by the ψ of now, detached, (B,); w/o DLS, 1 for M and a pointwise loss's negatives.
 
         Args:
-            features: gives what g reads of the samples, (B, F); called where it is needed.
-            samples: gives which pairs they are; called where it is needed.
+            hand: with its features, if g is learned.
             alone: whether other ranks are not asked: their batches do not count.
         """
         if self.learner is None:
-            which = samples()
+            which = hand.samples
             kept = self.is_memorized(which.ids) | (which.negative & self.pointwise)
             return torch.from_numpy(kept).to(device=self._device, dtype=self.dtype)
-        return self.learner.weights(features().to(self.dtype), ALONE if alone else self._ranks)
+        return self.learner.weights(cast(Tensor, hand.features), ALONE if alone else self._ranks)
+
+    def interaction_weights(self, notebook: MemorizationTracker, ids: np.ndarray) -> np.ndarray:
+        """w of some interactions by the ψ of now, (n,), before any normalisation.
+
+        NaN where g reads a loss and none was seen since the memorization point.
+        """
+        if self.learner is None:
+            return self.is_memorized(ids).astype(np.float64)
+        g, found = self.learner.weighting, np.empty(len(ids))
+        kind, latest = g.output.weight, notebook.latest_losses()
+        for start in range(0, len(ids), CHUNK):
+            some = slice(start, start + CHUNK)
+            losses = torch.from_numpy(latest[ids[some]])
+            features = notebook.features(ids[some], losses, self.config.features)
+            with torch.no_grad():
+                found[some] = g(features.to(kind)).double().cpu().numpy()
+        return found
 
     def guide(
-        self,
-        batch: Any,
-        losses: Tensor,
-        lookups: dict[int, list[Lookup]],
-        *,
-        features: Callable[[], Tensor],
-        samples: Callable[[], Samples],
-        lookahead: Lookahead,
-        aside: Aside,
-        assumed_lr: float,
-        outside_list: ScoresBelowCut,
-        sliceable: bool,
-        where: str,
+        self, hand: BatchInHand, user_code: UserCode, lists: RankingLists, *, assumed_lr: float
     ) -> None:
         """Learns ψ and φ from the batch, and keeps its memorized samples for the next step.
 
         Every `guidance_interval`-th step learns, and the one before it keeps.
 
         Args:
-            batch: what the user's loader gave, as it was before the losses were taken.
-            losses: L(θ), (B,), with its graph, which is kept.
-            lookups: how they look up large tables, from :meth:`Lookahead.watching`.
-            features, samples: as of :meth:`weights`.
-            lookahead, aside: how losses at θ̂ are taken.
+            hand: with its losses, look-ups and features; the graph of the losses is kept.
+            user_code: how losses at θ̂ are taken, and whether rows of a batch can be.
+            lists: each user's ranking list.
             assumed_lr: η1.
-            outside_list: which unobserved pairs are outside their user's ranking list.
-            sliceable: whether rows of a batch can be taken.
-            where: names the batch in messages.
 
         Raises:
             NonFiniteError: NaN or Inf on the way to ψ and φ, which are as they were.
@@ -158,18 +154,20 @@ class SelfGuidedPhase:
             return
         interval = self.config.guidance_interval
         due, next_is_due = self.learns_next, (self._steps + 1) % interval == 0
-        guidance = self._guidance_for(batch, due=due)
+        guidance = self._guidance_for(hand.kept, due=due)
         if not due and not next_is_due:
             self._steps += 1
             return
-        which = samples()  # may refuse the batch: then it was no step
+        which = hand.samples
+        refuse_unknown(which)  # then it was no step
         self._steps += 1
         memorized = self.is_memorized(which.ids)
         if due and self._ranks.any(guidance is not None):
             self._guidance = None  # should it fail, it does not stand in the next step's way
+            losses = cast(Tensor, hand.losses)
             learned = self.learner.learn(
-                losses, features().to(self.dtype), guidance, lookahead, aside,
-                assumed_lr=assumed_lr, lookups=lookups, where=where,
+                losses, cast(Tensor, hand.features), guidance, user_code.elsewhere,
+                assumed_lr=assumed_lr, lookups=hand.lookups,
             )
             self._guidance = guidance
             self._covered = [*self._covered, _share_touched(learned.alignments.rows)]
@@ -181,14 +179,14 @@ class SelfGuidedPhase:
                     which.ids[memorized], losses[places], products[places]
                 )
         if next_is_due:
-            self._guidance = choose_guidance(
-                batch, which, memorized,
+            draw = GuidanceDraw(
                 size=self._ranks.share(self.config.guidance_size),
                 with_negatives=self.pointwise and self.config.variants.guidance_labels == "both",
-                outside_list=outside_list,
-                sliceable=sliceable,
+                outside_list=lists.outside,
+                sliceable=bool(user_code.sliceable),
                 generator=self._ranks.generator(self.learner.generator, self._steps),
             )
+            self._guidance = draw.of(hand.kept, which, memorized)
 
     def _guidance_for(self, batch: Any, *, due: bool) -> Guidance | None:
         """The guidance waiting, rebuilt after loading with the help of a live batch.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 from sgdl_wrap.batches.pairs import describe
 from sgdl_wrap.config import DenoiserConfig
 from sgdl_wrap.equations.updates import chain_rule
-from sgdl_wrap.errors import DenoiserError, StateError
+from sgdl_wrap.errors import THIS_BATCH, DenoiserError, StateError, batch_named
 from sgdl_wrap.guiding.guidance import Guidance
 from sgdl_wrap.guiding.loss_scale import input_units
 from sgdl_wrap.guiding.optimizers import adam, moment, step
 from sgdl_wrap.guiding.selector import GuidanceSelector
-from sgdl_wrap.guiding.weighting import WeightingFunction, mean_weight, objective_gradient
+from sgdl_wrap.guiding.weighting import Objective, WeightingFunction, mean_weight
 from sgdl_wrap.model.gradients import (
     ascent_direction,
     assumed_update,
@@ -31,10 +30,8 @@ from sgdl_wrap.model.gradients import (
 from sgdl_wrap.model.numbers import check_finite
 from sgdl_wrap.model.refusals import check_shape
 from sgdl_wrap.model.tables import Lookup, RowUpdate
-from sgdl_wrap.model.twin import Lookahead
+from sgdl_wrap.model.twin import Elsewhere, Lookahead
 from sgdl_wrap.ranks.ranks import ALONE, Gathered, Ranks
-
-Aside = Callable[..., AbstractContextManager[None]]  # (*, advance=True)
 
 # what a loss raises that is given a batch of another layout
 _MISREAD = (TypeError, ValueError, IndexError, KeyError, AttributeError)
@@ -128,12 +125,10 @@ class SelfGuidedLearner:
         losses: Tensor,
         features: Tensor,
         guidance: Guidance | None,
-        lookahead: Lookahead,
-        aside: Aside,
+        elsewhere: Elsewhere,
         *,
         assumed_lr: float,
         lookups: dict[int, list[Lookup]] | None = None,
-        where: str = "this batch",
     ) -> MetaStep:
         """Updates ψ and φ once by the guidance loss at the assumed parameters.
 
@@ -141,18 +136,16 @@ class SelfGuidedLearner:
             losses: L(θ) of the training batch, (B,), with its graph, which is kept.
             features: what g reads of the samples, (B, F), without graph.
             guidance: the memorized samples that judge; None where other ranks alone have some.
+            elsewhere: how losses at θ̂ are taken.
             assumed_lr: η1.
-            aside: what runs inside leaves no trace of its own with the user, and draws from other
-                streams, which move on or, without `advance`, do not.
-            lookups: how the losses look up large tables, where that is known.
-            where: names the batch in messages.
+            lookups: how the losses look up large tables, if that is known.
 
         Raises:
             NonFiniteError: NaN or Inf on the way; ψ and φ are as they were.
 
         Source: Eq. 7, 8, 10, 11, 12, 16; deviation 22.
         """
-        theta = lookahead.parameters
+        theta = elsewhere.lookahead.parameters
         raw = self.weighting(features)
         mean = mean_weight(raw, self._ranks)
         relative = raw.detach() / mean
@@ -165,34 +158,22 @@ class SelfGuidedLearner:
         # of several ranks the mean, as the actual update will be
         scale = assumed_lr / (len(losses) * self._ranks.size)
         virtual = assumed_update(theta, *self._ranks.summed(ascent, scale))  # Eq. 7
-        most, of = self.config.max_guidance_batch, f"the guidance of {where}"
-        pieces: list[Guidance | None] = [None] if guidance is None else [*guidance.pieces(most)]
-        ids = np.concatenate([p.ids for p in pieces if p is not None] or [np.empty(0, np.int64)])
+        pieces: list[Guidance] = []
+        if guidance is not None:
+            pieces = guidance.pieces(self.config.max_guidance_batch)
+        ids = np.concatenate([np.empty(0, np.int64), *(piece.ids for piece in pieces)])
         if cosines:
             dense = [value for value in virtual if isinstance(value, Tensor)]
-            self._record_cosines(ids, pieces, dense, lookahead, aside, of)
+            self._record_cosines(ids, pieces, dense, elsewhere)
         selection = self.selector.select(ids)
         shares = selection.shares
-        direction: list[Tensor] = []
-        evaluated, first = [], 0
-        for piece in pieces:  # one after the other, as the graph of each takes memory
-            with aside():
-                here = _losses_at(virtual, piece, lookahead, of)
-            part = (shares[first : first + len(here)].to(here.dtype) * here).sum()
-            found = gradient_at(part, virtual)
-            # not in place: one gradient may stand for two parameters
-            direction = list(map(torch.add, direction, found)) if direction else found
-            evaluated.append(here.detach())
-            first += len(here)
-        guidance_losses = torch.cat(evaluated)
+        guidance_losses, direction = self._judged(virtual, pieces, shares, elsewhere)
         self._ranks.sum_(direction)
         products = gradient_products(ascent, vector, direction)
         alignments = self._ranks.gather(products)
-        pull = objective_gradient(
-            relative, mean, alignments, self._ranks,
-            scale=scale, entropy=self._entropy, divides=self._divides,
-            belief=features[:, -1] if self.weighting.believes else None,
-        )
+        objective = Objective(scale, self._entropy, divides=self._divides)
+        belief = features[:, -1] if self.weighting.believes else None
+        pull = objective.gradient(relative, mean, alignments, self._ranks, belief=belief)
         gradients = chain_rule(raw, list(self.weighting.parameters()), pull)
         selector_gradients = self.selector.gradients(selection, guidance_losses.detach())
         self._ranks.sum_([*gradients, *(selector_gradients or [])])
@@ -203,30 +184,51 @@ class SelfGuidedLearner:
                 "gradients of the weighting function ψ": gradients,
                 "gradients of the denoising scheduler φ": selector_gradients or [],
             },
-            where, _REMEDY,
+            _REMEDY,
         )
         step(self.optimizer, [gradients, selector_gradients][: len(self.optimizer.param_groups)])
         guidance_loss = (shares.to(guidance_losses.dtype) * guidance_losses).sum()
         return MetaStep(guidance_loss, shares, alignments, gradients)
 
+    def _judged(
+        self,
+        virtual: Sequence[Tensor | RowUpdate],
+        pieces: Sequence[Guidance],
+        shares: Tensor,
+        elsewhere: Elsewhere,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """L_m(θ̂) of the guidance samples, (n,), and ḡ, the gradient of Σ_m c_m L_m(θ̂)."""
+        evaluated: list[Tensor] = []
+        direction: list[Tensor] = []
+        first = 0
+        for piece in _or_none(pieces):  # one after the other, as the graph of each takes memory
+            with elsewhere.aside():
+                here = _losses_at(virtual, piece, elsewhere.lookahead)
+            part = (shares[first : first + len(here)].to(here.dtype) * here).sum()
+            found = gradient_at(part, virtual)
+            # not in place: one gradient may stand for two parameters
+            direction = list(map(torch.add, direction, found)) if direction else found
+            evaluated.append(here.detach())
+            first += len(here)
+        return torch.cat(evaluated), direction
+
     def _record_cosines(
         self,
         ids: np.ndarray,
-        pieces: Sequence[Guidance | None],
+        pieces: Sequence[Guidance],
         virtual: list[Tensor],
-        lookahead: Lookahead,
-        aside: Aside,
-        of: str,
+        elsewhere: Elsewhere,
     ) -> None:
         """(L_m(θ), cos(∇L_m(θ̂), ∇L_m(θ))) of the guidance samples, as Eq. 10 prints it."""
+        lookahead, aside = elsewhere.lookahead, elsewhere.aside
         theta = [p.detach().clone().requires_grad_() for p in lookahead.parameters]
         factors = []
-        for piece in pieces:
+        for piece in _or_none(pieces):
             # rewound, as both points must see the same dropout masks
             with aside(advance=False):
-                there = _losses_at(virtual, piece, lookahead, of)
+                there = _losses_at(virtual, piece, lookahead)
             with aside():
-                here = _losses_at(theta, piece, lookahead, of)
+                here = _losses_at(theta, piece, lookahead)
             factors.append((here.detach(), gradient_cosines(here, theta, there, virtual)))
         losses, cosines = (torch.cat(column) for column in zip(*factors, strict=True))
         known = ids >= 0
@@ -253,9 +255,13 @@ class SelfGuidedLearner:
         self.generator.set_state(state["generator"].cpu())
 
 
+def _or_none(pieces: Sequence[Guidance]) -> Sequence[Guidance | None]:
+    """One round without guidance if other ranks alone have some."""
+    return pieces or [None]
+
+
 def _losses_at(
-    virtual: Sequence[Tensor | RowUpdate], guidance: Guidance | None, lookahead: Lookahead,
-    where: str,
+    virtual: Sequence[Tensor | RowUpdate], guidance: Guidance | None, lookahead: Lookahead
 ) -> Tensor:
     """The guidance losses at other parameters, (n,), with their graph; (0,) without guidance.
 
@@ -275,5 +281,6 @@ def _losses_at(
             f"{describe(guidance.batch)}, got {type(error).__name__}: {error}. Resume with the "
             "same data loader and loss."
         ) from error
-    check_shape(losses, None if guidance.rows is not None else len(guidance.ids), where)
+    with batch_named(f"the guidance of {THIS_BATCH}"):
+        check_shape(losses, None if guidance.rows is not None else len(guidance.ids))
     return guidance.select(losses)

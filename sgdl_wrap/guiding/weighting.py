@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -94,43 +95,51 @@ def gradient_before_division(
     return before_division(gradient, mean, overall / (ranks.size * len(weights)))
 
 
-def objective_gradient(
-    relative: Tensor,
-    mean: Tensor,
-    alignments: Gathered,
-    ranks: Ranks,
-    *,
-    scale: float,
-    entropy: float,
-    divides: bool,
-    belief: Tensor | None = None,
-) -> Tensor:
-    """d/dg of Σ_k scale (-w_k p_k + λ s m v_k log(v_k / b_k)), v = g / m, m = mean(g), (B,).
+@dataclass(frozen=True)
+class Objective:
+    """Σ_k (η1/B) (-w_k p_k + λ s m v_k log(v_k / b_k)), v = g / m, m = mean(g), which ψ minimises.
 
-    The first term is the guidance loss's (Eq. 16), the second keeps weights even (deviation
-    22). w is v where weights are divided by their mean (the m of the second term is then 1), else
-    g.
+    The first term is the guidance loss's (Eq. 16), the second keeps weights even (deviation 22).
 
-    Args:
-        relative: v, (B,).
-        mean: m, as :func:`mean_weight` gave it, ().
-        alignments: p = <ḡ, ∇L_k(θ)> of all ranks; s is their standard deviation.
+    Attributes:
         scale: η1/B, of several ranks this one's, divided by their number.
         entropy: λ.
-        divides: whether w = v.
-        belief: b of what is known without g, (B,): even is what follows it; None is 1.
+        divides: whether w is v, as weights are divided by their mean; the m of the second term is
+            then 1. Else w is g.
     """
-    products = alignments.own(alignments.rows)
-    guided = guided_gradient(products, scale).to(relative.dtype)
-    if not divides and not entropy:
-        return guided
-    even = torch.zeros_like(guided)
-    if entropy:
-        spread = alignments.rows.double().std(unbiased=False).to(relative.dtype)
-        even = evenness_gradient(relative, scale * entropy * spread, belief)
-    if divides:
-        return gradient_before_division(guided + even, relative, mean, ranks)
-    return guided + mean * gradient_before_division(even, relative, mean, ranks)
+
+    scale: float
+    entropy: float
+    divides: bool
+
+    def gradient(
+        self,
+        relative: Tensor,
+        mean: Tensor,
+        alignments: Gathered,
+        ranks: Ranks,
+        *,
+        belief: Tensor | None = None,
+    ) -> Tensor:
+        """Its gradient in g, (B,).
+
+        Args:
+            relative: v, (B,).
+            mean: m, as :func:`mean_weight` gave it, ().
+            alignments: p = <ḡ, ∇L_k(θ)> of all ranks; s is their standard deviation.
+            belief: b of what is known without g, (B,): even is what follows it; None is 1.
+        """
+        products = alignments.own(alignments.rows)
+        guided = guided_gradient(products, self.scale).to(relative.dtype)
+        if not self.divides and not self.entropy:
+            return guided
+        even = torch.zeros_like(guided)
+        if self.entropy:
+            spread = alignments.rows.double().std(unbiased=False).to(relative.dtype)
+            even = evenness_gradient(relative, self.scale * self.entropy * spread, belief)
+        if self.divides:
+            return gradient_before_division(guided + even, relative, mean, ranks)
+        return guided + mean * gradient_before_division(even, relative, mean, ranks)
 
 
 def linear(

@@ -34,6 +34,7 @@ from sgdl_wrap.errors import (
     LossError,
     OrderError,
     UnsupportedModelError,
+    batch_named,
 )
 from sgdl_wrap.integrations.huggingface_checkpoint import restore, save
 from sgdl_wrap.integrations.huggingface_losses import (
@@ -216,8 +217,8 @@ class SelfGuidedCallback(TrainerCallback):
                 "Define in a subclass: def compute_loss(self, *args, **kwargs): "
                 "return guided.compute_loss(super().compute_loss, *args, **kwargs)"
             )
-        where = f"step {state.global_step + 1}"
-        check_gradients([kwargs["optimizer"]], where, _GRADIENT_REMEDY)
+        with batch_named(f"step {state.global_step + 1}"):
+            check_gradients([kwargs["optimizer"]], _GRADIENT_REMEDY)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ends the epoch with its last batch, so that a checkpoint there holds its end."""

@@ -26,6 +26,7 @@ from sgdl_wrap.errors import (
     LossError,
     OrderError,
     UnsupportedModelError,
+    batch_named,
 )
 from sgdl_wrap.integrations.replay import Replay
 from sgdl_wrap.model.calls import ScoreFn
@@ -208,7 +209,8 @@ class SelfGuidedCallback(Callback):
         """Looks at the gradients before a parameter changes; Lightning clips them after this."""
         if self.denoiser is None or not self.denoiser.enabled:
             return
-        check_gradients([optimizer], self._where, _GRADIENT_REMEDY)
+        with batch_named(self._where):
+            check_gradients([optimizer], _GRADIENT_REMEDY)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

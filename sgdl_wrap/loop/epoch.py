@@ -27,9 +27,9 @@ from sgdl_wrap.model.untouched import all_or_nothing
 from sgdl_wrap.notices import warn
 from sgdl_wrap.ranks.ranks import Ranks
 from sgdl_wrap.records import EpochRecord, Phase
-from sgdl_wrap.report.audit import interaction_weights
 from sgdl_wrap.report.epoch_display import EpochDisplay, epoch_line
 from sgdl_wrap.report.ranking_log import RankingLog
+from sgdl_wrap.report.snapshot import Snapshot
 from sgdl_wrap.report.summary import Standing, headline
 from sgdl_wrap.report.weight_summary import (
     EVEN,
@@ -206,6 +206,15 @@ class Epochs:
             reading.refuse()
         if self._display is not None and self.running.observed:
             self._display.show(len(self.history) + 1, self.phase, self.running.observed)
+
+    def snapshot(self, *, enabled: bool) -> Snapshot:
+        """What is known by now, the steps of the backlog included.
+
+        Raises:
+            BatchError, InteractionsError: as :meth:`write_down`.
+        """
+        self.write_down()
+        return Snapshot.of(self.tracker, self.self_guided, self.history, enabled=enabled)
 
     # ------------------------------------------------------------------ ends
 
@@ -421,7 +430,7 @@ class Epochs:
             return WeightSummary(1.0, 1.0, 1.0)
         ids = evenly(len(self._interactions))
         return summary(
-            interaction_weights(tracker, self.self_guided, ids),
+            self.self_guided.interaction_weights(tracker, ids),
             tracker.evidence.suspicion[ids], tracker.evidence.fifths_of(ids), ranks=self._ranks,
         )
 

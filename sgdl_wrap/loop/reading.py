@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+from sgdl_wrap.batches.batch import BatchInHand
 from sgdl_wrap.batches.interactions import Interactions
-from sgdl_wrap.batches.marks import refuse_or_doubt_marks, tells_of_marks
-from sgdl_wrap.batches.pairs import PairFn, PairReader, Pairs
-from sgdl_wrap.batches.samples import Samples, doubt_unknown, identified, refuse_unknown
+from sgdl_wrap.batches.marks import doubt_of_marks, tells_of_marks
+from sgdl_wrap.batches.pairs import PairFn, PairReader
+from sgdl_wrap.batches.samples import Samples, doubt_of_unknown, refuse_unknown
 from sgdl_wrap.config import DenoiserConfig
-from sgdl_wrap.errors import NonFiniteError
+from sgdl_wrap.errors import THIS_BATCH, NonFiniteError, named
 from sgdl_wrap.guiding.guidance import check_guidance_fits
 from sgdl_wrap.model.calls import UserCode
 from sgdl_wrap.model.trees import doubt_storable, shallow_copy
 from sgdl_wrap.model.twin import Lookahead
+from sgdl_wrap.notices import warn
 from sgdl_wrap.ranks.layout import check_own_pairs
 from sgdl_wrap.ranks.ranks import Ranks
 
@@ -47,31 +49,35 @@ class Reading:
         self._ranks = ranks
         self.reader = PairReader(pair_fn)
         self.looked_at = False
+        # whether batches have told all, and the size above which one is refused none the less
+        self._knows_all, self._most = False, cast("int | None", None)
         # of the first batches, until they mark enough pairs unobserved; None when they did
         self._marked: list[Samples] | None = []
 
-    def pairs(self, batch: Any) -> Pairs:
-        """The pairs of a batch, by the user's function without a trace.
+    def taken(self, batch: Any, where: str = THIS_BATCH) -> BatchInHand:
+        """A batch with its pairs, by the user's function without a trace.
+
+        Args:
+            where: names it in messages.
 
         Raises:
             BatchError: they cannot be read.
         """
-        if not self.reader.is_users:
-            return self.reader(batch)
-        with self._user_code.streams.own(self._user_code.device, advance=False):
-            return self.reader(shallow_copy(batch))
+        if self.reader.is_users:
+            with self._user_code.streams.own(self._user_code.device, advance=False):
+                pairs = self.reader(shallow_copy(batch))
+        else:
+            pairs = self.reader(batch)
+        return BatchInHand(batch, pairs, self._interactions, where)
 
-    def looked(
-        self, batch: Any, pairs: Pairs, where: str, *, example: bool = False
-    ) -> Lookahead | None:
+    def looked(self, hand: BatchInHand, *, example: bool = False) -> Lookahead | None:
         """The lookahead; the first batch is looked at closely, and the loss is tried on it.
 
         None with `audit_only`, which has no lookahead, and asks nothing of the loss for one. A
         batch with NaN or Inf tells nothing: its step will name it, and the next one is tried.
 
         Args:
-            pairs: of the batch.
-            where: names it in messages.
+            hand: the batch in hand.
             example: whether it was handed over to be tried.
 
         Raises:
@@ -79,40 +85,48 @@ class Reading:
                 :meth:`SelfGuidedDenoiser.before_step` at the first batch.
             NonFiniteError: an `example` whose losses or gradients are NaN or Inf.
         """
+        known = self._knows_all and self._user_code.is_tried
+        if known and (self._most is None or hand.size <= self._most):
+            return self._user_code.lookahead
         first, audits = not self.looked_at, self._config.audit_only
         unsure = self._user_code.sliceable is None and not audits
         if first or unsure or self._marked is not None:
-            self._check_pairs(pairs, where, first=first)
+            self._check_pairs(hand, first=first)
         if audits:
             if first:
-                self._try_for_an_audit(batch, len(pairs), example=example)
+                self._try_for_an_audit(hand, example=example)
             return None
         if first and self._config.variants.denoising_learning:
-            doubt_storable(batch)
-        lookahead = self._user_code.prepare(batch, len(pairs), example=example)
+            doubt_storable(hand.batch)
+        lookahead = self._user_code.prepare(hand.batch, hand.size, example=example)
         self.looked_at = True
-        check_guidance_fits(
-            len(pairs), sliceable=self._user_code.sliceable, config=self._config, where=where
-        )
+        sliceable = self._user_code.sliceable
+        check_guidance_fits(hand.size, self._config, sliceable=sliceable)
+        if self._marked is None and self._user_code.is_tried:
+            self._knows_all = True
+            self._most = self._config.max_guidance_batch if sliceable is False else None
         return lookahead
 
-    def _check_pairs(self, pairs: Pairs, where: str, *, first: bool) -> None:
-        samples = identified(pairs, self._interactions, where)
+    def _check_pairs(self, hand: BatchInHand, *, first: bool) -> None:
+        samples = hand.samples
         if self._marked is not None:
-            self._check_marks(samples, where)
-        refuse_unknown(samples, where)
-        check_own_pairs(self._ranks, samples, where)
-        if first:
-            doubt_unknown(samples, where)
+            self._check_marks(hand)
+        refuse_unknown(samples)
+        check_own_pairs(self._ranks, samples)
+        doubt = doubt_of_unknown(samples) if first else None
+        if doubt is not None:
+            warn(named(doubt, hand.where))
 
-    def _check_marks(self, samples: Samples, where: str) -> None:
-        together = Samples.joined([*(self._marked or []), samples])
-        doubted = refuse_or_doubt_marks(together, self._interactions, where)
-        self._marked = None if doubted or tells_of_marks(together) else [together]
+    def _check_marks(self, hand: BatchInHand) -> None:
+        together = Samples.joined([*(self._marked or []), hand.samples])
+        doubt = doubt_of_marks(together, self._interactions)
+        if doubt is not None:
+            warn(named(doubt, hand.where))
+        self._marked = None if doubt is not None or tells_of_marks(together) else [together]
 
-    def _try_for_an_audit(self, batch: Any, size: int, *, example: bool) -> None:
+    def _try_for_an_audit(self, hand: BatchInHand, *, example: bool) -> None:
         try:
-            self._user_code.losses_aside(batch, size)
+            self._user_code.losses_aside(hand.batch, hand.size)
         except NonFiniteError:
             if example:
                 raise
@@ -127,3 +141,4 @@ class Reading:
         """Takes back what :meth:`state_dict` gave."""
         self.looked_at, self.reader.told_apart = bool(state["looked_at"]), bool(state["told_apart"])
         self._marked = None if self.looked_at else []
+        self._knows_all, self._most = False, None

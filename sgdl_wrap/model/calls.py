@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sgdl_wrap.errors import NonFiniteError, UnsupportedModelError
+from sgdl_wrap.errors import NonFiniteError, UnsupportedModelError, batch_named
 from sgdl_wrap.model.clock import AddedTime
 from sgdl_wrap.model.compiled import is_compiled, uncompiled, what_was_compiled
 from sgdl_wrap.model.engine import bare, forward_expected
@@ -17,8 +17,8 @@ from sgdl_wrap.model.plain_state import SMALL
 from sgdl_wrap.model.refusals import check_losses
 from sgdl_wrap.model.streams import RandomStreams, users_streams
 from sgdl_wrap.model.trees import detached_copy
-from sgdl_wrap.model.trial import check_lookahead, is_sliceable
-from sgdl_wrap.model.twin import Lookahead, LossFn
+from sgdl_wrap.model.trial import Trial
+from sgdl_wrap.model.twin import Elsewhere, Lookahead, LossFn
 from sgdl_wrap.model.untouched import evaluating, undisturbed
 
 ScoreFn = Callable[[Any, Tensor, Tensor], Tensor]  # (users, items) -> (K,), higher is better
@@ -77,7 +77,7 @@ class UserCode:
         return next(self.model.parameters()).device
 
     def losses(
-        self, batch: Any, size: int | None, where: str, *, twice: bool = False
+        self, batch: Any, size: int | None, *, twice: bool = False
     ) -> tuple[Tensor, Tensor]:
         """L(θ) of a batch, (B,), and its mean, checked, with their graph.
 
@@ -98,7 +98,7 @@ class UserCode:
         if before is not None:
             self._written = [b for b, copy in before if not torch.equal(b, copy)]
         self._forward_seen = True
-        return losses, check_losses(losses, size, where)
+        return losses, check_losses(losses, size)
 
     @property
     def is_compiled(self) -> bool:
@@ -109,7 +109,7 @@ class UserCode:
         """L(θ) in evaluation mode, (B,), without graph; draws the same each time."""
         with self._aside("losses", advance=False):
             losses = self.loss_fn(self.model, detached_copy(batch))
-            check_losses(losses, size, "this batch")
+            check_losses(losses, size)
         return losses
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -123,6 +123,11 @@ class UserCode:
         if isinstance(scores, Tensor) and scores.ndim == 0 and len(users) == 1:
             return scores.reshape(1)  # as of a model that ends in squeeze()
         return scores
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether the loss was tried, and is known to be one that can be guided."""
+        return self.lookahead is not None and self._tried and self.sliceable is not None
 
     def prepare(self, batch: Any, size: int, *, example: bool = False) -> Lookahead:
         """The lookahead, built and tried at the first batch; nothing of the user's changes.
@@ -152,32 +157,31 @@ class UserCode:
         """Tries the loss, at other parameters and with some rows of a batch.
 
         Raises:
-            LossError, NonFiniteError, UnsupportedModelError: as :func:`check_lookahead`.
+            LossError, NonFiniteError, UnsupportedModelError: as :meth:`Trial.check`.
         """
-        with uncompiled(self.modules):
+        trial = Trial(self.roots, self.modules, self.model, self.loss_fn, self.streams)
+        with uncompiled(self.modules), batch_named("the first batch"):
             if not self._tried:
                 with torch.enable_grad():
-                    drew = check_lookahead(
-                        self.roots, self.model, self.loss_fn, lookahead, batch, size, self.streams
-                    )
+                    drew = trial.check(lookahead, batch, size)
                 self._tried, self.draws_foreign = True, self.draws_foreign or drew
             if self.sliceable is None:
-                self.sliceable = is_sliceable(
-                    self.roots, self.modules, self.model, self.loss_fn, batch, size, self.streams
-                )
+                self.sliceable = trial.is_sliceable(batch, size)
 
     def moment(self) -> Callable[[], None]:
-        """What puts the user's random streams and buffers back to what they are now.
+        """What puts the user's random streams, gradient mode and buffers back to what they are now.
 
         For a call that fails after the model's forward, so that it can be made again. Of the
         buffers, those that the first forward has written to: statistics of a normalisation, say.
         """
         streams = users_streams(self.device, foreign=self.draws_foreign)
+        gradients = torch.is_grad_enabled()
         copies = self._small_buffers() if self._written is None else [
             (buffer, buffer.detach().clone()) for buffer in self._written
         ]  # fmt: skip
 
         def put_back() -> None:
+            torch.set_grad_enabled(gradients)  # an interrupt may come where no_grad ends
             streams()
             with torch.no_grad():
                 for buffer, copy in copies:
@@ -194,6 +198,11 @@ class UserCode:
             if buffer.layout == torch.strided and buffer.numel() <= SMALL
             and not buffer.is_inference()
         ]
+
+    @property
+    def elsewhere(self) -> Elsewhere:
+        """How losses at other parameters are taken; a batch must have come."""
+        return Elsewhere(cast(Lookahead, self.lookahead), self.guiding)
 
     @contextmanager
     def guiding(self, *, advance: bool = True) -> Iterator[None]:

@@ -36,12 +36,11 @@ def total(tensors: Iterable[Tensor | None]) -> Tensor | None:
     return torch.stack(found).sum()
 
 
-def check_finite(parts: Mapping[str, Iterable[Tensor | None]], where: str, remedy: str) -> None:
+def check_finite(parts: Mapping[str, Iterable[Tensor | None]], remedy: str) -> None:
     """Refuses NaN and Inf in any of some tensors, at the cost of waiting for a device once.
 
     Args:
         parts: tensors by the name that a message gives them, causes before what they cause.
-        where: names the batch in messages.
         remedy: what the message says to try.
 
     Raises:
@@ -56,20 +55,19 @@ def check_finite(parts: Mapping[str, Iterable[Tensor | None]], where: str, remed
         if bad:
             size = sum(tensor.numel() for tensor in tensors)
             raise NonFiniteError(
-                f"Expected finite {name}, got {bad} NaN or Inf among {size} in {where}. {remedy}"
+                f"Expected finite {name}, got {bad} NaN or Inf among {size} in this batch. {remedy}"
             )
 
 
 def check_gradients(
     optimizers: Sequence[Optimizer],
-    where: str,
     remedy: str,
     causes: Mapping[str, Iterable[Tensor | None]] | None = None,
 ) -> None:
     """Refuses NaN and Inf in the gradients that optimizers would take, and drops them then.
 
     Args:
-        where, remedy: as of :func:`check_finite`.
+        remedy: as of :func:`check_finite`.
         causes: what is looked at with them, and named first.
 
     Raises:
@@ -78,7 +76,7 @@ def check_gradients(
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     gradients = [p.grad for group in groups for p in group["params"]]
     try:
-        check_finite({**(causes or {}), "gradients of the model": gradients}, where, remedy)
+        check_finite({**(causes or {}), "gradients of the model": gradients}, remedy)
     except NonFiniteError:
         for optimizer in optimizers:
             optimizer.zero_grad()

@@ -160,35 +160,34 @@ def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     return any(p.default is p.empty and p.kind not in optional for p in parameters)
 
 
-def check_losses(losses: object, size: int | None, where: str) -> Tensor:
+def check_losses(losses: object, size: int | None) -> Tensor:
     """Refuses what per-sample losses must not be; returns their mean, with its graph.
 
     Args:
         losses: what `loss_fn` returned.
         size: B, or None where it is not known.
-        where: names the batch in messages.
 
     Raises:
         LossError: no tensor, a scalar, a wrong length, no graph.
         NonFiniteError: NaN or Inf.
     """
-    losses = check_shape(losses, size, where)
+    losses = check_shape(losses, size)
     mean = losses.mean()
     if not math.isfinite(mean.item()):  # one number tells, and waits for a GPU once
         bad = int((~torch.isfinite(losses.detach())).sum())
         if bad:  # else the sum alone was too large
             raise NonFiniteError(
-                f"Expected finite losses, got {bad} NaN or Inf among {len(losses)} in {where}. "
+                f"Expected finite losses, got {bad} NaN or Inf among {len(losses)} in this batch. "
                 "Skip the batch, lower the learning rate, or look for log(0) in loss_fn."
             )
     return mean
 
 
-def check_shape(losses: object, size: int | None, where: str) -> Tensor:
+def check_shape(losses: object, size: int | None) -> Tensor:
     """Per-sample losses, (B,), with their graph.
 
     Args:
-        losses, size, where: as of :func:`check_losses`.
+        losses, size: as of :func:`check_losses`.
 
     Raises:
         LossError: no tensor, a scalar, a wrong length, no graph.
@@ -199,23 +198,23 @@ def check_shape(losses: object, size: int | None, where: str) -> Tensor:
         tasks = isinstance(parts, Iterable) and any(isinstance(part, Tensor) for part in parts)
         raise LossError(
             f"Expected loss_fn to return a tensor of shape {expected}, got "
-            f"{type(losses).__name__} in {where}. "
+            f"{type(losses).__name__} in this batch. "
             + (_TASKS if tasks else "Return unreduced per-sample losses.")
         )
     if losses.ndim == 0:
         raise LossError(
-            f"Expected per-sample losses of shape {expected}, got a scalar in {where}. "
+            f"Expected per-sample losses of shape {expected}, got a scalar in this batch. "
             "Return unreduced losses (reduction='none') from loss_fn."
         )
     if losses.ndim != 1 or (size is not None and len(losses) != size):
         tasks = losses.ndim == 2 and losses.shape[1] > 1 and size in (None, len(losses))
         raise LossError(
             f"Expected per-sample losses of shape {expected}, got {tuple(losses.shape)} in "
-            f"{where}. " + (_TASKS if tasks else "Return one loss per sample from loss_fn.")
+            "this batch. " + (_TASKS if tasks else "Return one loss per sample from loss_fn.")
         )
     if not losses.dtype.is_floating_point or (torch.is_grad_enabled() and not losses.requires_grad):
         raise LossError(
-            f"Expected losses with a gradient, got {losses.dtype} without one in {where}. "
+            f"Expected losses with a gradient, got {losses.dtype} without one in this batch. "
             "Compute them from the model that loss_fn is given, outside torch.no_grad()."
         )
     return losses

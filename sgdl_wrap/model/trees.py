@@ -71,8 +71,15 @@ def _with_attributes(tree: Any, values: dict[str, Any]) -> Any:
     return new
 
 
+def _is_flat(batch: Any) -> bool:
+    """Whether it is a plain tuple or list of tensors, as most batches are."""
+    return type(batch) in (tuple, list) and all(isinstance(leaf, Tensor) for leaf in batch)
+
+
 def arrays_of(tree: Any) -> list[Any]:
     """Every tensor and array of a batch, depth first."""
+    if _is_flat(tree):
+        return list(tree)
     found: list[Any] = []
 
     def note(leaf: Any) -> Any:
@@ -239,7 +246,7 @@ def detached_copy(batch: Any) -> Any:
 
 def shallow_copy(batch: Any) -> Any:
     """A batch of the same arrays, whose containers may be written to: a loss may pop from them."""
-    return map_arrays(batch, lambda leaf: leaf)
+    return type(batch)(batch) if _is_flat(batch) else map_arrays(batch, lambda leaf: leaf)
 
 
 def versions(batch: Any) -> list[int]:
@@ -248,7 +255,7 @@ def versions(batch: Any) -> list[int]:
             if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
-def refuse_written(copies: Sequence[Any], batch: Any, where: str) -> None:
+def refuse_written(copies: Sequence[Any], batch: Any) -> None:
     """Refuses a loss that has written to the arrays of its batch.
 
     It would do so again at every evaluation of the batch.
@@ -256,7 +263,6 @@ def refuse_written(copies: Sequence[Any], batch: Any, where: str) -> None:
     Args:
         copies: the arrays that the loss was given, fresh copies of those of `batch`.
         batch: as it was.
-        where: names the batch in messages.
 
     Raises:
         LossError: it has.
@@ -264,13 +270,13 @@ def refuse_written(copies: Sequence[Any], batch: Any, where: str) -> None:
     for now, before in zip(copies, arrays_of(batch), strict=True):
         tensor = isinstance(now, Tensor)
         if now._version > 0 if tensor else now.tobytes() != before.tobytes():
-            raise batch_written(f"{before.dtype} of shape {tuple(before.shape)}", where)
+            raise batch_written(f"{before.dtype} of shape {tuple(before.shape)}")
 
 
-def batch_written(what: str, where: str) -> LossError:
+def batch_written(what: str) -> LossError:
     """The error that names an array of a batch that the loss has written to."""
     return LossError(
-        f"Expected loss_fn to leave its batch as it is, got {what} in {where} written to in "
+        f"Expected loss_fn to leave its batch as it is, got {what} in this batch written to in "
         "place, which every evaluation of the batch would do again. Make a new tensor: "
         "labels = 0.9 * labels, not labels *= 0.9."
     )

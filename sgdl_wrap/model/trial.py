@@ -7,6 +7,8 @@ restored, random streams untouched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,117 +56,202 @@ _NO_SECOND_DERIVATIVE = (
 )
 
 
-def check_lookahead(
-    roots: Sequence[Any],
-    model: nn.Module,
-    loss_fn: LossFn,
-    lookahead: Lookahead,
-    batch: Any,
-    size: int,
-    streams: RandomStreams,
-) -> bool:
-    """Compares the functional model with the model itself, both at perturbed parameters.
+@dataclass(frozen=True)
+class Trial:
+    """Tries a loss on the first batch; nothing of the user's changes.
 
-    The reference is the user's own module with its parameters swapped for a moment, so that
-    hooks, closures and lists of modules all count. Values, gradients and the second derivative
-    must agree.
-
-    Args:
+    Attributes:
         roots: what the loss consists of: the model, and the loss itself.
-
-    Returns:
-        Whether the loss draws from numpy's or Python's global stream.
-
-    Raises:
-        LossError: the losses themselves are not as they must be.
-        NonFiniteError: NaN or Inf in losses or gradients: this batch tells nothing.
-        UnsupportedModelError: the functional model or its second derivative would be wrong.
+        modules: what training consists of.
+        model, loss_fn: the user's.
+        streams: which draws come from while it is tried.
     """
-    generator = torch.Generator().manual_seed(0)
-    lookahead.follow()
-    theta = lookahead.parameters
-    device = theta[0].device
-    virtual = [_perturbed(p, generator).requires_grad_() for p in theta]
-    with (
-        undisturbed(roots) as kept, swapped(theta, virtual), streams.own(device, advance=False),
-    ):  # fmt: skip
-        before, ours = foreign_fingerprint(), detached_copy(batch)
-        copies = arrays_of(ours)
-        with _Precisions() as precisions:
-            reference = loss_fn(model, ours)
-        draws_foreign = foreign_fingerprint() != before
-        check_losses(reference, size, "the first batch")
-        refuse_written(copies, batch, "the first batch")
-        ones = torch.ones_like(reference)
+
+    roots: Sequence[Any]
+    modules: Sequence[nn.Module]
+    model: nn.Module
+    loss_fn: LossFn
+    streams: RandomStreams
+
+    def check(self, lookahead: Lookahead, batch: Any, size: int) -> bool:
+        """Compares the functional model with the model itself, both at perturbed parameters.
+
+        The reference is the user's own module with its parameters swapped for a moment, so that
+        hooks, closures and lists of modules all count. Values, gradients and the second derivative
+        must agree.
+
+        Returns:
+            Whether the loss draws from numpy's or Python's global stream.
+
+        Raises:
+            LossError: the losses themselves are not as they must be.
+            NonFiniteError: NaN or Inf in losses or gradients: this batch tells nothing.
+            UnsupportedModelError: the functional model or its second derivative would be wrong.
+        """
+        generator = torch.Generator().manual_seed(0)
+        lookahead.follow()
+        virtual = [_perturbed(p, generator).requires_grad_() for p in lookahead.parameters]
+        expected = self._expected(lookahead.parameters, virtual, batch, size)
+        losses = self._on_the_twin(lookahead, virtual, batch)
+        if not _close(losses.detach(), expected.losses, expected.tolerance):
+            raise UnsupportedModelError(
+                f"Expected the functional twin of {type(self.model).__name__} to give the model's "
+                f"losses, got a difference of {_gap(losses.detach(), expected.losses):.2g}. Use "
+                "the model that loss_fn is given, keep submodules in nn.ModuleList or "
+                "nn.ModuleDict rather than a plain list or closure, and cache nothing that depends "
+                "on parameters."
+            )
+        vector = torch.ones_like(losses).requires_grad_()
+        direction = [_direction(p, generator) for p in virtual]
         try:
-            expected = vector_jacobian(reference, theta, ones, differentiable=False)
+            found = vector_jacobian(losses, virtual, vector, differentiable=True)
+            products = gradient_products(found, vector, direction)
         except ATTEMPTED as error:
             raise UnsupportedModelError(
-                f"Expected losses whose gradient torch.autograd.grad can take, got "
-                f"{type(error).__name__}: {error}. Compile the model or its modules in place "
-                "(module.compile()) rather than a forward alone, and checkpoint with "
-                "use_reentrant=False."
+                f"Expected a loss that can be differentiated twice, got {type(error).__name__}: "
+                f"{error}. {_remedy_without_second_derivative(str(error))}"
             ) from error
-        reference = reference.detach()
-    _refuse_written_parameters(kept)
-    check_finite({"gradients of the model": expected}, "the first batch", _STEEP)
-    with undisturbed(roots), swapped(theta, virtual), streams.own(device, advance=False):
-        again = loss_fn(model, detached_copy(batch))
-        check_losses(again, size, "the first batch")
-        again = again.detach()
-    tolerance = precisions.tolerance([reference, *theta])
-    if not _close(again, reference, tolerance):
-        raise UnsupportedModelError(
-            f"Expected loss_fn to repeat itself under the same random state, got losses that "
-            f"differ by {_gap(again, reference):.2g}. It draws or counts in a place that cannot be "
-            "put back: neither in the global streams of torch, numpy and random, nor in the "
-            "attributes of the model and the loss. Draw from one of these streams, or in the data "
-            "loader, and count in an attribute."
-        )
-    try:
-        with undisturbed(roots), streams.own(device, advance=False):
-            losses = lookahead.losses(virtual, detached_copy(batch))
-    except ATTEMPTED as error:
-        raise UnsupportedModelError(
-            f"Expected loss_fn to run on the functional twin of {type(model).__name__}, got "
-            f"{type(error).__name__}: {error}. Use plain modules and attributes in the model."
-        ) from error
-    if not _close(losses.detach(), reference, tolerance):
-        raise UnsupportedModelError(
-            f"Expected the functional twin of {type(model).__name__} to give the model's losses, "
-            f"got a difference of {_gap(losses.detach(), reference):.2g}. Use the model that "
-            "loss_fn is given, keep submodules in nn.ModuleList or nn.ModuleDict rather than a "
-            "plain list or closure, and cache nothing that depends on parameters."
-        )
-    vector = torch.ones_like(losses).requires_grad_()
-    direction = [_direction(p, generator) for p in virtual]
-    try:
-        found = vector_jacobian(losses, virtual, vector, differentiable=True)
-        products = gradient_products(found, vector, direction)
-    except ATTEMPTED as error:
-        raise UnsupportedModelError(
-            f"Expected a loss that can be differentiated twice, got {type(error).__name__}: "
-            f"{error}. {_remedy_without_second_derivative(str(error))}"
-        ) from error
-    finally:
-        lookahead.release()
-    for name, here, there, p in zip(lookahead.names, found, expected, theta, strict=True):
-        if not _close(here.detach(), there, tolerance):
+        finally:
+            lookahead.release()
+        self._compare_gradients(lookahead, found, expected)
+        _refuse_wrong_products(products, found, direction, expected.tolerance)
+        return expected.draws_foreign
+
+    def is_sliceable(self, batch: Any, size: int) -> bool | None:
+        """Whether the losses of some rows are those of the rows alone (no in-batch negatives).
+
+        None for a batch of one row, which cannot tell.
+
+        Raises:
+            LossError, NonFiniteError: losses of another shape, or such as tell nothing.
+        """
+        if size < 2:
+            return None
+        if not has_rows(batch, size):
+            return False
+        rows = torch.arange(0, size, 2)
+        with (
+            undisturbed(self.roots), evaluating(self.modules), self._own_draws(),
+            _Precisions() as precisions,
+        ):  # fmt: skip
+            whole = self.loss_fn(self.model, detached_copy(batch))
+            check_losses(whole, size)
+            whole = whole.detach()
+        with undisturbed(self.roots), evaluating(self.modules), self._own_draws():
+            try:
+                part = self.loss_fn(self.model, take_rows(batch, rows))
+            except ATTEMPTED:
+                return False
+        if not isinstance(part, Tensor):
+            return False
+        part, chosen = part.detach(), whole[rows.to(whole.device)]
+        return part.shape == chosen.shape and _close(part, chosen, precisions.tolerance([whole]))
+
+    def _own_draws(self) -> AbstractContextManager[None]:
+        return self.streams.own(next(self.model.parameters()).device, advance=False)
+
+    def _expected(
+        self, theta: Sequence[Tensor], virtual: Sequence[Tensor], batch: Any, size: int
+    ) -> _Expected:
+        """What the user's own model gives at other parameters, twice.
+
+        Raises:
+            LossError, NonFiniteError: as :meth:`check`.
+            UnsupportedModelError: it writes to parameters, or does not repeat itself.
+        """
+        with undisturbed(self.roots) as kept, swapped(theta, virtual), self._own_draws():
+            before, ours = foreign_fingerprint(), detached_copy(batch)
+            copies = arrays_of(ours)
+            with _Precisions() as precisions:
+                reference = self.loss_fn(self.model, ours)
+            draws_foreign = foreign_fingerprint() != before
+            check_losses(reference, size)
+            refuse_written(copies, batch)
+            ones = torch.ones_like(reference)
+            try:
+                gradients = vector_jacobian(reference, theta, ones, differentiable=False)
+            except ATTEMPTED as error:
+                raise UnsupportedModelError(
+                    f"Expected losses whose gradient torch.autograd.grad can take, got "
+                    f"{type(error).__name__}: {error}. Compile the model or its modules in place "
+                    "(module.compile()) rather than a forward alone, and checkpoint with "
+                    "use_reentrant=False."
+                ) from error
+            reference = reference.detach()
+        _refuse_written_parameters(kept)
+        check_finite({"gradients of the model": gradients}, _STEEP)
+        with undisturbed(self.roots), swapped(theta, virtual), self._own_draws():
+            again = self.loss_fn(self.model, detached_copy(batch))
+            check_losses(again, size)
+            again = again.detach()
+        tolerance = precisions.tolerance([reference, *theta])
+        if not _close(again, reference, tolerance):
             raise UnsupportedModelError(
-                f"Expected the functional twin of {type(model).__name__} to give the model's "
-                f"gradients, got a difference of {_gap(here.detach(), there):.2g} in {name!r}. "
-                + (_HOOKED if p._backward_hooks else
-                   "Use the parameter through the model that loss_fn is given.")
+                "Expected loss_fn to repeat itself under the same random state, got losses that "
+                f"differ by {_gap(again, reference):.2g}. It draws or counts in a place that "
+                "cannot be put back: neither in the global streams of torch, numpy and random, nor "
+                "in the attributes of the model and the loss. Draw from one of these streams, or "
+                "in the data loader, and count in an attribute."
             )
+        return _Expected(reference, gradients, tolerance, draws_foreign)
+
+    def _on_the_twin(self, lookahead: Lookahead, virtual: Sequence[Tensor], batch: Any) -> Tensor:
+        try:
+            with undisturbed(self.roots), self._own_draws():
+                return lookahead.losses(virtual, detached_copy(batch))
+        except ATTEMPTED as error:
+            raise UnsupportedModelError(
+                f"Expected loss_fn to run on the functional twin of {type(self.model).__name__}, "
+                f"got {type(error).__name__}: {error}. Use plain modules and attributes in the "
+                "model."
+            ) from error
+
+    def _compare_gradients(
+        self, lookahead: Lookahead, found: Sequence[Tensor], expected: _Expected
+    ) -> None:
+        """Refuses a twin whose gradients differ from the model's.
+
+        Raises:
+            UnsupportedModelError: names the first parameter.
+        """
+        pairs = zip(lookahead.names, found, expected.gradients, lookahead.parameters, strict=True)
+        for name, here, there, p in pairs:
+            if not _close(here.detach(), there, expected.tolerance):
+                raise UnsupportedModelError(
+                    f"Expected the functional twin of {type(self.model).__name__} to give the "
+                    f"model's gradients, got a difference of {_gap(here.detach(), there):.2g} in "
+                    f"{name!r}. "
+                    + (_HOOKED if p._backward_hooks else
+                       "Use the parameter through the model that loss_fn is given.")
+                )
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the user's own model gives: losses, (B,), gradients of their sum, and how exactly."""
+
+    losses: Tensor
+    gradients: list[Tensor]
+    tolerance: float
+    draws_foreign: bool
+
+
+def _refuse_wrong_products(
+    products: Tensor, found: Sequence[Tensor], direction: Sequence[Tensor], tolerance: float
+) -> None:
+    """Refuses a second derivative that is not linear in the vector.
+
+    Raises:
+        UnsupportedModelError: it is not.
+    """
     pairs = zip(found, direction, strict=True)
-    zero = torch.zeros((), dtype=torch.float64, device=device)
+    zero = torch.zeros((), dtype=torch.float64, device=direction[0].device)
     total = torch.stack([sum(((a * b).sum() for a, b in _pieces(g, d)), zero) for g, d in pairs])
     if not _close(products.sum(), total.sum(), tolerance, scale=total.abs().sum()):
         raise UnsupportedModelError(
             "Expected a loss that can be differentiated twice, got a second derivative that is "
             "wrong. Write custom autograd functions so that their backward is differentiable."
         )
-    return draws_foreign
 
 
 def _refuse_written_parameters(kept: PlainState) -> None:
@@ -200,46 +287,6 @@ def _remedy_without_second_derivative(message: str) -> str:
         "Replace the operation named by one that has a second derivative. Functions under "
         "torch.compile have none: compile modules in place."
     )
-
-
-def is_sliceable(
-    roots: Sequence[Any],
-    modules: Sequence[nn.Module],
-    model: nn.Module,
-    loss_fn: LossFn,
-    batch: Any,
-    size: int,
-    streams: RandomStreams,
-) -> bool | None:
-    """Whether the losses of some rows are those of the rows alone (no in-batch negatives).
-
-    None for a batch of one row, which cannot tell.
-
-    Raises:
-        LossError, NonFiniteError: losses of another shape, or such as tell nothing.
-    """
-    if size < 2:
-        return None
-    if not has_rows(batch, size):
-        return False
-    rows = torch.arange(0, size, 2)
-    device = next(model.parameters()).device
-    with (
-        undisturbed(roots), evaluating(modules), streams.own(device, advance=False),
-        _Precisions() as precisions,
-    ):  # fmt: skip
-        whole = loss_fn(model, detached_copy(batch))
-        check_losses(whole, size, "the first batch")
-        whole = whole.detach()
-    with undisturbed(roots), evaluating(modules), streams.own(device, advance=False):
-        try:
-            part = loss_fn(model, take_rows(batch, rows))
-        except ATTEMPTED:
-            return False
-    if not isinstance(part, Tensor):
-        return False
-    part, chosen = part.detach(), whole[rows.to(whole.device)]
-    return part.shape == chosen.shape and _close(part, chosen, precisions.tolerance([whole]))
 
 
 def _perturbed(parameter: Tensor, generator: torch.Generator) -> Tensor:

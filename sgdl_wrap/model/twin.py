@@ -9,10 +9,11 @@ import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -281,3 +282,23 @@ def _pairs(original: nn.Module, functional: Any) -> Iterator[tuple[nn.Module, nn
     for name, child in original._modules.items():
         if child is not None:
             yield from _pairs(child, functional._modules[name])
+
+
+class Aside(Protocol):
+    """A context in which calls leave no trace of their own with the user."""
+
+    def __call__(self, *, advance: bool = True) -> AbstractContextManager[None]:
+        """Draws come from other streams; they move on or, without `advance`, do not."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How losses at other parameters are taken.
+
+    Attributes:
+        lookahead: the functional twin.
+        aside: what each call of it runs in.
+    """
+
+    lookahead: Lookahead
+    aside: Aside

@@ -94,7 +94,7 @@ def own_users(ranks: Ranks, interactions: Interactions) -> tuple[int, int]:
     return first, last
 
 
-def check_own_pairs(ranks: Ranks, samples: Samples, where: str) -> None:
+def check_own_pairs(ranks: Ranks, samples: Samples) -> None:
     """Refuses a batch of other ranks' pairs where each rank knows its own users' alone.
 
     Raises:
@@ -103,7 +103,7 @@ def check_own_pairs(ranks: Ranks, samples: Samples, where: str) -> None:
     unknown = int((samples.observed & (samples.ids < 0)).sum())
     if ranks.several and not ranks.replicated and unknown:
         raise BatchError(
-            f"Expected pairs that rank {ranks.rank} was handed, got {unknown} others in {where}. "
-            "Load each rank's own pairs there, or hand every rank all pairs and use a "
+            f"Expected pairs that rank {ranks.rank} was handed, got {unknown} others in this "
+            "batch. Load each rank's own pairs there, or hand every rank all pairs and use a "
             "DistributedSampler."
         )

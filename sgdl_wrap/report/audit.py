@@ -7,13 +7,9 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
 
 from sgdl_wrap.errors import DenoiserError, OrderError
-from sgdl_wrap.guiding.guide import SelfGuidedPhase
-from sgdl_wrap.watching.notebook import MemorizationTracker
-
-CHUNK = 1 << 16  # interactions that are weighted at once
+from sgdl_wrap.report.snapshot import Snapshot
 
 FIELDS = np.dtype(
     [
@@ -159,60 +155,30 @@ class Audit(np.ndarray):
         parquet.write_table(pyarrow.table(columns), path)
 
 
-def audit(
-    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, came: str
-) -> Audit:
-    """What Phase I has watched and Phase II, if it has begun, has learned.
+def audit(known: Snapshot, came: str) -> Audit:
+    """The report of what is known.
 
     Args:
-        tracker, self_guided: of the two phases; None before the second.
+        known: of the two phases.
         came: what came in the place of observed pairs, as the end of a message.
 
     Raises:
         OrderError: nothing was watched yet.
     """
-    evidence = tracker.evidence
-    suspicion = evidence.suspicion
-    if np.isnan(tracker.losses).all() and np.isnan(suspicion).all():
+    if np.isnan(known.losses).all() and np.isnan(known.suspicion).all():
         raise OrderError(
             f"Expected report after some batches, got {came}"
         )
-    interactions = tracker.interactions
-    ids = np.arange(len(interactions))
-    rows = np.empty(len(ids), dtype=FIELDS)
-    rows["user"], rows["item"] = interactions.users.numpy(), interactions.items.numpy()
-    rows["weight"] = interaction_weights(tracker, self_guided, ids)
-    rows["loss"] = tracker.losses
-    rows["smoothed_loss"] = np.nan if tracker.smoothed is None else tracker.smoothed
-    rows["memorization_rate"] = tracker.buffer.rates(ids)
-    rows["suspicion"] = suspicion
-    rows["noise_posterior"] = np.nan if evidence.share is None else evidence.noise_probability(ids)
-    rows["memorized"] = False
-    memorized = tracker.memorized_ids() if self_guided is None else self_guided.memorized
-    rows["memorized"][memorized] = True
-    rows["memorized_at_switch"] = False
-    if tracker.at_switch is not None:
-        rows["memorized_at_switch"] = np.unpackbits(tracker.at_switch, count=len(ids)) > 0
-    return Audit(rows[np.argsort(-suspicion, kind="stable")])  # NaN sorts last
-
-
-def interaction_weights(
-    tracker: MemorizationTracker, self_guided: SelfGuidedPhase | None, ids: np.ndarray
-) -> np.ndarray:
-    """w of some interactions, (n,), before any normalisation; 1 in Phase I.
-
-    NaN where g reads a loss and none was seen since the memorization point.
-    """
-    if self_guided is None:
-        return np.ones(len(ids))
-    if self_guided.learner is None:
-        return self_guided.is_memorized(ids).astype(np.float64)
-    g, found = self_guided.learner.weighting, np.empty(len(ids))
-    kind, latest = g.output.weight, tracker.latest_losses()
-    for start in range(0, len(ids), CHUNK):
-        some = slice(start, start + CHUNK)
-        losses = torch.from_numpy(latest[ids[some]])
-        features = tracker.features(ids[some], losses, self_guided.config.features)
-        with torch.no_grad():
-            found[some] = g(features.to(kind)).double().cpu().numpy()
-    return found
+    posterior = known.noise_probability
+    rows = np.empty(len(known.losses), dtype=FIELDS)
+    rows["user"] = known.interactions.users.numpy()
+    rows["item"] = known.interactions.items.numpy()
+    rows["weight"] = known.weights
+    rows["loss"] = known.losses
+    rows["smoothed_loss"] = np.nan if known.smoothed is None else known.smoothed
+    rows["memorization_rate"] = known.rates
+    rows["suspicion"] = known.suspicion
+    rows["noise_posterior"] = np.nan if posterior is None else posterior
+    rows["memorized"] = known.memorized
+    rows["memorized_at_switch"] = known.memorized_at_switch
+    return Audit(rows[np.argsort(-known.suspicion, kind="stable")])  # NaN sorts last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,25 +13,36 @@ Ticks = Sequence[tuple[float, str]]  # places in [0, 1], and words
 Key = Sequence[tuple[str, str]]  # classes of colour, and words
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a chart.
+
+    Attributes:
+        title, caption: above it.
+        x, x_name: marks and name of the axis below.
+    """
+
+    title: str
+    caption: str
+    x: Ticks
+    x_name: str
+
+
 def histogram(
-    title: str,
-    caption: str,
+    frame: Frame,
     counts: NDArray[np.int64],
     marked: NDArray[np.int64],
     *,
     key: tuple[str, str],
-    x: Ticks,
-    x_name: str,
     labels: Sequence[str],
 ) -> str:
     """Bars of counts, a part of each marked.
 
     Args:
-        title, caption: above it.
+        frame: around it.
         counts: of each bar, (bars,).
         marked: of those, (bars,).
         key: words for what is not marked, and for what is.
-        x, x_name: of the axis below.
         labels: of each bar, shown when one points at it.
     """
     highest = max(int(counts.max()), 1)
@@ -45,29 +57,25 @@ def histogram(
             f"{words}</rect>"
         )
     colours = [("calm", key[0]), ("noise", key[1])]
-    return _chart(title, caption, "".join(bars), x, x_name, _marks(highest), colours)
+    return _chart(frame, "".join(bars), _marks(highest), colours)
 
 
 def curves(
-    title: str,
-    caption: str,
+    frame: Frame,
     x: NDArray[np.float64],
     lines: Sequence[tuple[str, str, NDArray[np.float64]]],
     *,
     band: tuple[str, NDArray[np.float64], NDArray[np.float64]] | None = None,
-    x_ticks: Ticks,
-    x_name: str,
     top: float | None = None,
     percent: bool = False,
 ) -> str:
     """Lines over x, and a band.
 
     Args:
-        title, caption: above it.
+        frame: around it.
         x: places of the points, (points,), ascending.
         lines: colour ("noise" or "calm"), words, and values >= 0, (points,), each; NaN has none.
         band: words, lowest and highest values, (points,) each.
-        x_ticks, x_name: of the axis below.
         top: of the axis; None is the highest value.
         percent: whether values are shares.
     """
@@ -92,7 +100,7 @@ def curves(
     if band is not None:
         key.append(("band", band[0]))
     scale = _marks(highest, percent=percent)
-    return _chart(title, caption, "".join(shapes), x_ticks, x_name, scale, key)
+    return _chart(frame, "".join(shapes), scale, key)
 
 
 def _marks(highest: float, *, percent: bool = False) -> Ticks:
@@ -106,9 +114,8 @@ def _marks(highest: float, *, percent: bool = False) -> Ticks:
     return [(value / highest, f"{value:,.{digits}f}") for value in values]
 
 
-def _chart(
-    title: str, caption: str, shapes: str, x: Ticks, x_name: str, y: Ticks, key: Key
-) -> str:
+def _chart(frame: Frame, shapes: str, y: Ticks, key: Key) -> str:
+    title, caption = html.escape(frame.title), html.escape(frame.caption)
     grid = "".join(
         f'<line x1="0" x2="100" y1="{100 - 100 * place:.2f}" y2="{100 - 100 * place:.2f}"/>'
         for place, _ in y
@@ -121,17 +128,17 @@ def _chart(
     across = "".join(
         f'<span class="{_kind(place, word)}" style="left:{100 * place:.2f}%">'
         f"{html.escape(word)}</span>"
-        for place, word in x
+        for place, word in frame.x
     )
     colours = "".join(
         f'<span><i class="{colour}"></i>{html.escape(word)}</span>' for colour, word in key
     )
     return (
-        f'<section><h2>{html.escape(title)}</h2><p class="caption">{html.escape(caption)}</p>'
+        f'<section><h2>{title}</h2><p class="caption">{caption}</p>'
         f'<div class="axis key">{colours}</div><div class="plot axis"><div class="y">{up}</div>'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{html.escape(title)}">{grid}{shapes}</svg><div class="x">{across}</div>'
-        f'</div><div class="axis axis-name">{html.escape(x_name)}</div></section>'
+        f'aria-label="{title}">{grid}{shapes}</svg><div class="x">{across}</div>'
+        f'</div><div class="axis axis-name">{html.escape(frame.x_name)}</div></section>'
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from sgdl_wrap.errors import DenoiserError
 from sgdl_wrap.records import Phase
+from sgdl_wrap.report.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from sgdl_wrap.denoiser import SelfGuidedDenoiser
@@ -54,20 +55,21 @@ def draw_page(denoiser: SelfGuidedDenoiser, *, title: str | None = None) -> Any:
             "Expected matplotlib, got none installed. Run `pip install \"sgdl-wrap[plots]\"`, or "
             "read denoiser.history and denoiser.report()."
         ) from error
+    known = _known(denoiser)
     with rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 8.0), layout="constrained")
         grid = figure.add_gridspec(3, 2)
-        draw_memory_curve(figure.add_subplot(grid[0, :]), denoiser)
-        draw_loss_mixture(figure.add_subplot(grid[1, 0]), denoiser)
-        draw_weighting_function(figure.add_subplot(grid[1, 1]), denoiser)
-        draw_weights(figure.add_subplot(grid[2, 0]), denoiser)
-        draw_guidance(figure.add_subplot(grid[2, 1]), denoiser)
-        figure.suptitle("\n".join(filter(None, [title, _standing(denoiser)])), fontsize=10)
+        draw_memory_curve(figure.add_subplot(grid[0, :]), known)
+        draw_loss_mixture(figure.add_subplot(grid[1, 0]), known)
+        draw_weighting_function(figure.add_subplot(grid[1, 1]), known)
+        draw_weights(figure.add_subplot(grid[2, 0]), known)
+        draw_guidance(figure.add_subplot(grid[2, 1]), known)
+        figure.suptitle("\n".join(filter(None, [title, _standing(known)])), fontsize=10)
     return figure
 
 
 def draw_memory_curve(
-    axes: Any, denoiser: SelfGuidedDenoiser, *, true_clean_ratio: float | None = None
+    axes: Any, denoiser: SelfGuidedDenoiser | Snapshot, *, true_clean_ratio: float | None = None
 ) -> None:
     """Memorized and clean ratio by epoch, and the switch (after Fig. 4 of the paper).
 
@@ -77,36 +79,38 @@ def draw_memory_curve(
         true_clean_ratio: drawn too, where it is known.
     """
     axes.set_title("Memorization")
-    records = denoiser.history
+    known = _known(denoiser)
+    records = known.history
     if not records:
-        _say(axes, "no epoch has ended" if denoiser.enabled else "disabled: nothing is watched")
+        _say(axes, "no epoch has ended" if known.enabled else "disabled: nothing is watched")
         return
     marker = "o" if len(records) == 1 else None
     epochs = [record.epoch for record in records]
     memorized = [record.memorized_ratio for record in records]
     axes.plot(epochs, memorized, color=CLEAN, marker=marker, label="memorized")
-    known = [(r.epoch, r.clean_ratio) for r in records if r.clean_ratio is not None]
-    if known:
+    estimated = [(r.epoch, r.clean_ratio) for r in records if r.clean_ratio is not None]
+    if estimated:
         axes.plot(
-            *zip(*known, strict=True), color=NOISY, linestyle="--", marker=marker,
+            *zip(*estimated, strict=True), color=NOISY, linestyle="--", marker=marker,
             label="clean, estimated (1 - σ̂)",
         )  # fmt: skip
     if true_clean_ratio is not None:
         axes.axhline(true_clean_ratio, color="grey", linestyle=":", label="clean, true")
-    switch = denoiser.memorization_point
-    if switch is not None:
+    if known.learned is not None:
+        switch = sum(record.phase is Phase.MEMORIZATION for record in records)
         axes.axvline(switch, color="black", linewidth=1, label=f"switch, after epoch {switch}")
     axes.set(xlabel="epoch", ylabel="share of interactions", ylim=(0, 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
 
 
-def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
+def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> None:
     """The scaled losses of the last estimate and the two components fitted to them (Eq. 4)."""
     axes.set_title("Loss mixture")
-    mixture = denoiser._epochs.tracker.mixture
+    known = _known(denoiser)
+    mixture = known.mixture
     if mixture is None or not mixture.histogram:
-        given = denoiser.config.noise_rate is not None
+        given = known.config.noise_rate is not None
         _say(axes, "σ̂ was given, none is estimated" if given else "comes with an epoch's end")
         return
     counts, edges = np.array(mixture.histogram), np.linspace(0, 1, len(mixture.histogram) + 1)
@@ -123,12 +127,12 @@ def draw_loss_mixture(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     # the easy ones are so many that they would flatten the rest
     axes.set(xlabel="loss, scaled per user to 0 ... 1", ylabel="density, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.02, 3 * max(float(density.max()), 1.0)))
-    if denoiser.config.variants.loss_normalization == "global":
+    if known.config.variants.loss_normalization == "global":
         axes.set_xlabel("loss, scaled to 0 ... 1")
     axes.legend(title=f"σ̂ = {mixture.value:.3f}", title_fontsize=7.5)
 
 
-def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
+def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> None:
     """g(·; ψ) over the loss, on the losses that interactions have now (Eq. 5).
 
     Where g reads no loss, it is drawn over the suspicion, else with the median suspicion. A
@@ -136,18 +140,17 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     a curve each for 0, 1/2 and 1.
     """
     axes.set_title("Weighting function")
-    self_guided = denoiser._epochs.self_guided
-    if self_guided is None:
+    known = _known(denoiser)
+    if known.learned is None:
         _say(axes, _BEFORE)
         return
-    if self_guided.learner is None:
+    names, g = known.learned.config.inputs, known.learned.weighting
+    if g is None:
         _say(axes, "none: the memorized\nalone are trained on")
         return
-    names, g = self_guided.config.inputs, self_guided.learner.weighting
-    tracker = denoiser._epochs.tracker
-    over, values = "loss", tracker.latest_losses()
+    over, values = "loss", known.latest_losses
     if {"loss", "smoothed_loss"}.isdisjoint(names):
-        over, values = "suspicion", tracker.evidence.suspicion
+        over, values = "suspicion", known.suspicion
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [0.0, 0.995])
     behind = axes.twinx()
@@ -161,7 +164,7 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
     x = torch.linspace(float(low), float(high), 200).to(g.output.weight)
-    middle = float(np.nanmedian(tracker.evidence.suspicion))
+    middle = float(np.nanmedian(known.suspicion))
     reads = "memorization_rate" in names
     curves = [(0.0, NOISY, "--"), (0.5, THIRD, "-."), (1.0, CLEAN, "-")]
     for rate, color, style in curves if reads else curves[-1:]:
@@ -180,16 +183,17 @@ def draw_weighting_function(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.legend()
 
 
-def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
+def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> None:
     """How many interactions have which weight, in M and outside it."""
     axes.set_title("Weights")
-    if denoiser._epochs.self_guided is None:
-        _say(axes, "all are 1 until the switch" if denoiser.enabled else "all are 1")
+    known = _known(denoiser)
+    if known.learned is None:
+        _say(axes, "all are 1 until the switch" if known.enabled else "all are 1")
         return
-    rows, highest = denoiser.report(), 1
-    kinds = ((rows["memorized"], CLEAN, "-", "memorized"), (~rows["memorized"], NOISY, "--", "not"))
+    weights, highest = known.weights.astype(np.float32), 1
+    kinds = ((known.memorized, CLEAN, "-", "memorized"), (~known.memorized, NOISY, "--", "not"))
     for which, color, style, name in kinds:
-        counts, edges = np.histogram(rows["weight"][which], bins=40, range=(0.0, 1.0))
+        counts, edges = np.histogram(weights[which], bins=40, range=(0.0, 1.0))
         axes.stairs(counts, edges, fill=True, color=color, alpha=0.25, baseline=1e-6)
         axes.stairs(counts, edges, color=color, linestyle=style,
                     label=f"{name}, {which.sum():,}")
@@ -197,27 +201,28 @@ def draw_weights(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
     axes.set(xlabel="weight, before division by the batch mean", ylabel="interactions, log scale",
              xlim=(0, 1), yscale="log", ylim=(0.8, 4 * highest))  # room for the legend
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    if denoiser._epochs.self_guided.config.variants.weight_normalization == "none":
+    if known.learned.config.variants.weight_normalization == "none":
         axes.set_xlabel("weight")
     axes.legend(loc="upper center", ncols=2)
 
 
-def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
+def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser | Snapshot) -> None:
     """The scheduler's probability of each memorized interaction over its loss (Eq. 11).
 
     In units of what it would be were all alike; shown of an evenly drawn part of them.
     """
     axes.set_title("Scheduler")
-    self_guided = denoiser._epochs.self_guided
-    if self_guided is None or self_guided.learner is None:
-        _say(axes, _BEFORE if self_guided is None else "none: nothing is learned")
+    known = _known(denoiser)
+    learned = known.learned
+    if learned is None or learned.weighting is None:
+        _say(axes, _BEFORE if learned is None else "none: nothing is learned")
         return
-    ids, probabilities = self_guided.learner.selector.probabilities()
+    ids, probabilities = learned.guiding, learned.probabilities
     if len(ids) == 0:
-        none = self_guided.config.variants.denoising_scheduler == "none"
+        none = learned.config.variants.denoising_scheduler == "none"
         _say(axes, "none: all guide alike" if none else "comes with the first guidance")
         return
-    losses = denoiser._epochs.tracker.losses[ids]
+    losses = known.losses[ids]
     times = probabilities * len(ids)
     some = np.flatnonzero(~np.isnan(losses))
     some = some[:: max(1, len(some) // DOTS)]
@@ -230,13 +235,17 @@ def draw_guidance(axes: Any, denoiser: SelfGuidedDenoiser) -> None:
              ylim=(max(0.0, 1 - reach), 1 + reach))
 
 
-def _standing(denoiser: SelfGuidedDenoiser) -> str:
+def _known(denoiser: SelfGuidedDenoiser | Snapshot) -> Snapshot:
+    return denoiser if isinstance(denoiser, Snapshot) else denoiser._snapshot()
+
+
+def _standing(known: Snapshot) -> str:
     """Where the denoiser stands, in a line."""
-    n = f"{len(denoiser.interactions):,} interactions"
-    if not denoiser.enabled:
+    n = f"{len(known.interactions):,} interactions"
+    if not known.enabled:
         return f"{n}, plain training"
-    phase = "Phase I" if denoiser.phase is Phase.MEMORIZATION else "Phase II"
-    epochs = len(denoiser.history)
+    phase = "Phase I" if known.learned is None else "Phase II"
+    epochs = len(known.history)
     return f"{n}, {epochs} epoch{'' if epochs == 1 else 's'}, now in {phase}"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sgdl_wrap.errors import OrderError
 from sgdl_wrap.records import Phase
-from sgdl_wrap.report.charts import Ticks, curves, histogram
+from sgdl_wrap.report.charts import Frame, Ticks, curves, histogram
 from sgdl_wrap.report.page import Page, Table, in_words
 
 if TYPE_CHECKING:
@@ -59,19 +59,24 @@ def write_page(
     memorized = np.array([record.memorized_ratio for record in records])
     charts.append(
         curves(
-            "Memorized, epoch by epoch",
-            "The share of interactions that the model ranks among each user's first. Phase II "
-            "begins when it meets the share that is estimated to be clean.",
+            Frame(
+                "Memorized, epoch by epoch",
+                "The share of interactions that the model ranks among each user's first. Phase II "
+                "begins when it meets the share that is estimated to be clean.",
+                ticks, "epoch",
+            ),
             epochs,
             [("calm", "memorized", memorized), ("noise", "clean, estimated", clean)],
-            x_ticks=ticks, x_name="epoch", top=1.0, percent=True,
+            top=1.0, percent=True,
         )
-    )
+    )  # fmt: skip
     losses = np.array([record.loss for record in records])
     charts.append(
         curves(
-            "Loss, epoch by epoch", "The mean of the losses, without weights.", epochs,
-            [("calm", "loss", losses)], x_ticks=ticks, x_name="epoch",
+            Frame(
+                "Loss, epoch by epoch", "The mean of the losses, without weights.", ticks, "epoch",
+            ),
+            epochs, [("calm", "loss", losses)],
         )
     )  # fmt: skip
     phase = "Phase I" if denoiser.phase is Phase.MEMORIZATION else "Phase II"
@@ -121,11 +126,13 @@ def suspicion_chart(suspicion: np.ndarray, memorized: np.ndarray) -> str:
     counts, _ = np.histogram(suspicion, edges)
     marked, _ = np.histogram(suspicion[~memorized], edges)
     return histogram(
-        "How suspicious interactions are",
-        "Each bar holds the interactions of one suspicion, from 0, like a preference, to 1, like "
-        "one that nobody chose.",
+        Frame(
+            "How suspicious interactions are",
+            "Each bar holds the interactions of one suspicion, from 0, like a preference, to 1, "
+            "like one that nobody chose.",
+            [(n / 4, f"{n / 4:g}") for n in range(5)], "suspicion",
+        ),
         counts, marked, key=("memorized", "not memorized"),
-        x=[(n / 4, f"{n / 4:g}") for n in range(5)], x_name="suspicion",
         labels=[f"{low:.2f} to {high:.2f}: {count:,}" for low, high, count in
                 zip(edges[:-1], edges[1:], counts, strict=True)],
     )  # fmt: skip

@@ -17,7 +17,7 @@ from sgdl_wrap.batches.batch import StepRecord
 from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.batches.pairs import Pairs
 from sgdl_wrap.batches.samples import identified, refuse_unknown
-from sgdl_wrap.errors import DenoiserError, InteractionsError
+from sgdl_wrap.errors import DenoiserError, InteractionsError, batch_named
 
 CAPACITY = 8192  # samples: kilobytes
 
@@ -112,7 +112,8 @@ class Backlog:
         steps: list[StepRecord] = []
         for step in self.steps:  # one by one, to leave out and to name what is wrong
             try:
-                refuse_unknown(identified(step.pairs, interactions, step.where), step.where)
+                with batch_named(step.where):
+                    refuse_unknown(identified(step.pairs, interactions))
                 steps.append(step)
             except DenoiserError as error:
                 refused.append(error)
@@ -132,7 +133,7 @@ def _read(steps: Sequence[StepRecord], interactions: Interactions) -> Reading | 
         ids, observed = np.concatenate(looked_up), pairs.arrays()[2]
     else:
         try:
-            samples = identified(pairs, interactions, "a batch")
+            samples = identified(pairs, interactions)
         except InteractionsError:
             return None
         ids, observed = samples.ids, samples.observed

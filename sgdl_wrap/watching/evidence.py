@@ -26,7 +26,7 @@ from sgdl_wrap.equations.suspicion import (
 from sgdl_wrap.model.scores import ScorePairs
 from sgdl_wrap.ranks.ranks import ALONE, Ranks
 from sgdl_wrap.saving.header import same_shape
-from sgdl_wrap.watching.strangeness import item_counts, strangeness
+from sgdl_wrap.watching.strangeness import Holders, strangeness
 
 EPOCHS_OF_A_SEED = 1 << 20
 MOST_ITEMS = 1 << 22  # with more no evidence is gathered: an item takes 512 bytes or more
@@ -85,13 +85,12 @@ class NoiseEvidence:
             epoch: its number, from 0; what is drawn follows from it and the seed.
         """
         ranks = self._ranks
-        counts = item_counts(self._interactions, users, ranks)
-        fifths = popularity_fifths(counts.numpy())
+        holders = Holders.of(self._interactions, users, ranks)
+        fifths = popularity_fifths(holders.counts.numpy())
         seed = (config.seed * EPOCHS_OF_A_SEED + epoch) % 2**63
         strange = strangeness(
-            self._interactions, score, counts,
-            generator=torch.Generator().manual_seed(seed),
-            chunk=config.ranking_chunk, among=users, ranks=ranks,
+            holders, score,
+            generator=torch.Generator().manual_seed(seed), chunk=config.ranking_chunk,
         )  # fmt: skip
         if ranks.replicated:
             strange = ranks.known(strange)
@@ -134,9 +133,12 @@ class NoiseEvidence:
 
         Suspicion times the confidence of the interaction's fifth of popularity.
         """
+        return self._noise_probability(ids, self.fifths_of(ids))
+
+    def _noise_probability(self, ids: np.ndarray, fifths: np.ndarray) -> np.ndarray:
         if self.share is None:
             return np.zeros(len(ids))
-        confidence = np.array(self.share.confidence)[self.fifths_of(ids)]
+        confidence = np.array(self.share.confidence)[fifths]
         found: np.ndarray = np.nan_to_num(self.suspicion[ids]) * confidence
         return found
 
@@ -146,7 +148,8 @@ class NoiseEvidence:
         1 - p, less what would move weights along popularity and is not sure
         (:func:`~sgdl_wrap.equations.suspicion.evened`); 1 where nothing is noise.
         """
-        believed = (1 - self.noise_probability(ids)) * self._factors[self.fifths_of(ids)]
+        fifths = self.fifths_of(ids)
+        believed = (1 - self._noise_probability(ids, fifths)) * self._factors[fifths]
         found: np.ndarray = np.minimum(believed, 1.0)
         return found
 

@@ -28,7 +28,7 @@ from sgdl_wrap.watching.evidence import (
     Strangeness,
 )
 from sgdl_wrap.watching.noise_rate import estimate_noise_rate
-from sgdl_wrap.watching.ranking import RankedEpoch, rank_epoch
+from sgdl_wrap.watching.ranking import RankedEpoch, Ranking
 from sgdl_wrap.watching.ring import MemorizationBuffer, count_bits
 from sgdl_wrap.watching.sign import LossGap, compared_users, gap_sums, loss_gap
 
@@ -211,12 +211,10 @@ class MemorizationTracker:
         generator = torch.Generator()
         generator.set_state(self._generator.get_state())
         with ranks.together():
-            ranked = rank_epoch(
+            ranked = Ranking(self.config.ranking, self.config.ranking_chunk).epoch(
                 self.interactions,
                 score,
-                candidates=self.config.ranking,
                 generator=ranks.generator(generator, self.buffer.epochs),
-                chunk=self.config.ranking_chunk,
                 on_ranked=on_ranked,
                 among=users,
             )

@@ -29,55 +29,91 @@ class RankedEpoch:
     cut: Tensor
 
 
-def rank_epoch(
-    interactions: Interactions,
-    score: ScorePairs,
-    *,
-    candidates: Literal["sampled", "full"],
-    generator: torch.Generator,
-    chunk: int,
-    on_ranked: Callable[[int, int], None] | None = None,
-    among: tuple[int, int] | None = None,
-) -> RankedEpoch:
+@dataclass(frozen=True)
+class RankingLists:
+    """Each user's ranking list, by the score of its last candidate.
+
+    Attributes:
+        interactions: D.
+        cut: as of :class:`RankedEpoch`.
+        score: scores of pairs, by the model as it is now.
+        most: pairs that may be scored in one call.
+    """
+
+    interactions: Interactions
+    cut: Tensor
+    score: ScorePairs
+    most: int
+
+    def outside(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Which unobserved pairs the model scores below their user's ranking list, (n,) bool."""
+        places = self.interactions.places_of(users)
+        cuts = np.where(places >= 0, self.cut.numpy().take(places, mode="clip"), np.nan)
+        chunks = (torch.split(torch.from_numpy(ids), self.most) for ids in (users, items))
+        scores = torch.cat([self.score(*pairs) for pairs in zip(*chunks, strict=True)])
+        below: np.ndarray = scores.cpu().float().numpy() < cuts  # never, where there is no cut
+        return below
+
+
+@dataclass(frozen=True)
+class Ranking:
     """m_t(u, i) = 1 if i is among the top N_u of u's candidates, N_u = u's observed items.
 
     Candidates are u's observed items and, for "sampled", N_u unobserved items drawn uniformly
     with replacement (none where u has seen every item; deviation 1), for "full", every other item.
 
-    Args:
-        interactions: the observed pairs.
-        score: scores of pairs, called with at most about `chunk` pairs (one user's candidates
-            are never split), by the ids of users and items.
-        generator: draws the sampled candidates.
-        on_ranked: called with (interactions done, N) after each chunk.
-        among: the places of the users that are ranked, [first, last); the others' bits are 0, their
-            cuts NaN.
-
-    Raises:
-        ScoreError: scores of another shape, or NaN or +inf among them.
+    Attributes:
+        candidates: which they are.
+        chunk: about as many pairs are scored in one call; one user's candidates are never split.
 
     Source: Sec. 3.1.1; the sampled candidates follow the authors' code.
     """
-    memorized = np.zeros(len(interactions), dtype=bool)
-    cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
-    per_user = interactions.n_items if candidates == "full" else 0
-    for first, last in user_chunks(interactions, chunk, per_user, among):
-        if candidates == "sampled":
-            users, items, observed = _sampled(interactions, first, last, generator)
-        else:
-            users, items, observed = _all_items(interactions, first, last)
-        ids = interactions.ids_at(users)  # `users` are places
-        scores = checked_scores(score(ids, items), ids, items)
-        ranks = ranked_within(users, scores, observed)
-        counts = interactions.counts[users]
-        low, high = int(interactions.starts[first]), int(interactions.starts[last])
-        # observed candidates stand in the order of their ids
-        memorized[low:high] = (ranks < counts)[observed].numpy()
-        final = ranks == counts - 1
-        cut[users[final]] = scores[final].float()
-        if on_ranked is not None:
-            on_ranked(high, len(interactions))
-    return RankedEpoch(np.packbits(memorized), cut)
+
+    candidates: Literal["sampled", "full"]
+    chunk: int
+
+    def epoch(
+        self,
+        interactions: Interactions,
+        score: ScorePairs,
+        *,
+        generator: torch.Generator,
+        on_ranked: Callable[[int, int], None] | None = None,
+        among: tuple[int, int] | None = None,
+    ) -> RankedEpoch:
+        """Ranks every user's candidates by the model as it is now.
+
+        Args:
+            interactions: the observed pairs.
+            score: scores of pairs, by the ids of users and items.
+            generator: draws the sampled candidates.
+            on_ranked: called with (interactions done, N) after each chunk.
+            among: the places of the users that are ranked, [first, last); the others' bits are 0,
+                their cuts NaN.
+
+        Raises:
+            ScoreError: scores of another shape, or NaN or +inf among them.
+        """
+        memorized = np.zeros(len(interactions), dtype=bool)
+        cut = torch.full((interactions.n_users,), torch.nan, dtype=torch.float32)
+        per_user = interactions.n_items if self.candidates == "full" else 0
+        for first, last in user_chunks(interactions, self.chunk, per_user, among):
+            if self.candidates == "sampled":
+                users, items, observed = _sampled(interactions, first, last, generator)
+            else:
+                users, items, observed = _all_items(interactions, first, last)
+            ids = interactions.ids_at(users)  # `users` are places
+            scores = checked_scores(score(ids, items), ids, items)
+            ranks = ranked_within(users, scores, observed)
+            counts = interactions.counts[users]
+            low, high = int(interactions.starts[first]), int(interactions.starts[last])
+            # observed candidates stand in the order of their ids
+            memorized[low:high] = (ranks < counts)[observed].numpy()
+            final = ranks == counts - 1
+            cut[users[final]] = scores[final].float()
+            if on_ranked is not None:
+                on_ranked(high, len(interactions))
+        return RankedEpoch(np.packbits(memorized), cut)
 
 
 def user_chunks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,15 +23,41 @@ PROFILE_BYTES = 1 << 28  # of all profiles together, at most
 CHUNK = 1 << 12  # interactions looked at at once, so that they stay in the cache
 
 
+@dataclass(frozen=True)
+class Holders:
+    """Which users have which items, over all ranks.
+
+    Attributes:
+        interactions: D, of this rank.
+        counts: users of each item, over all ranks, (n_items,) int64.
+        first, last: the places of the users that this rank answers for, [first, last).
+        ranks: each knows the profiles of its own users.
+    """
+
+    interactions: Interactions
+    counts: Tensor
+    first: int
+    last: int
+    ranks: Ranks
+
+    @classmethod
+    def of(
+        cls, interactions: Interactions, among: tuple[int, int] | None = None, ranks: Ranks = ALONE
+    ) -> Holders:
+        """All ranks ask together.
+
+        Args:
+            among: the places of the users that this rank answers for; None for all.
+        """
+        first, last = among if among is not None else (0, interactions.n_users)
+        counts = torch.zeros(interactions.n_items, dtype=torch.int64)
+        for _, _, items in _pieces(interactions, first, last):
+            counts.index_add_(0, items, torch.ones_like(items))
+        return cls(interactions, ranks.sums_of(counts), first, last, ranks)
+
+
 def strangeness(
-    interactions: Interactions,
-    score: ScorePairs,
-    counts: Tensor,
-    *,
-    generator: torch.Generator,
-    chunk: int,
-    among: tuple[int, int] | None = None,
-    ranks: Ranks = ALONE,
+    holders: Holders, score: ScorePairs, *, generator: torch.Generator, chunk: int
 ) -> np.ndarray:
     """d_k: the share of strangers who are more like the item's other users than the user is.
 
@@ -46,13 +73,10 @@ def strangeness(
     memorized, noise as well.
 
     Args:
-        interactions: D.
+        holders: D, and the users looked at; of the others' interactions d is NaN. T is summed over
+            all ranks.
         score: scores of pairs, called with at most about `chunk` pairs, users in order.
-        counts: users of each item, over all ranks, (n_items,) int64.
         generator: draws probes and strangers; on all ranks in the same state.
-        among: the places of the users looked at, [first, last); of the others' interactions d is
-            NaN.
-        ranks: each knows the profiles of its own users; T is summed over all.
 
     Returns:
         (N,) float32; NaN where nothing is known: the item has no other user, or no stranger. Of
@@ -63,20 +87,18 @@ def strangeness(
 
     Source: ours (deviation 23).
     """
-    first, last = among if among is not None else (0, interactions.n_users)
-    probes = _drawn_probes(counts, interactions.n_users, ranks, generator)
-    profiles = _profiles(
-        interactions, score, probes, first, last, chunk=chunk, ranks=ranks
-    )
+    interactions, first, last = holders.interactions, holders.first, holders.last
+    probes = _drawn_probes(holders, generator)
+    profiles = _profiles(holders, score, probes, chunk=chunk)
     sums = torch.zeros(interactions.n_items, len(probes), dtype=torch.float32)
     for _, users, items in _pieces(interactions, first, last):
         sums.index_add_(0, items, profiles[users])
-    sums = ranks.sums_of(sums)
-    strangers, near = _strangers(interactions, profiles, sums, first, ranks, generator)
+    sums = holders.ranks.sums_of(sums)
+    strangers, near = _strangers(holders, profiles, sums, generator)
     met = (near > -torch.inf).sum(dim=1)
     alike = _products(profiles, strangers)
     found = np.full(len(interactions), np.nan, dtype=np.float32)
-    unknown = (counts < 2) | (met == 0)
+    unknown = (holders.counts < 2) | (met == 0)
     for ids, users, items in _pieces(interactions, first, last):
         own = profiles[users]
         itself = own.square().sum(dim=1)  # 1, or 0 of a user who is like the mean user
@@ -85,18 +107,6 @@ def strangeness(
         share = share_ahead(ahead, met[items])
         found[ids] = torch.where(unknown[items], torch.nan, share).numpy()
     return found
-
-
-def item_counts(interactions: Interactions, among: tuple[int, int], ranks: Ranks) -> Tensor:
-    """How many users each item has, over all ranks, (n_items,) int64.
-
-    Args:
-        among: the places of the users that this rank answers for, [first, last).
-    """
-    counts = torch.zeros(interactions.n_items, dtype=torch.int64)
-    for _, _, items in _pieces(interactions, *among):
-        counts.index_add_(0, items, torch.ones_like(items))
-    return ranks.sums_of(counts)
 
 
 def _pieces(
@@ -110,10 +120,9 @@ def _pieces(
         yield ids, users - first, interactions.keys[ids] - users * interactions.n_items
 
 
-def _drawn_probes(
-    counts: Tensor, n_users: int, ranks: Ranks, generator: torch.Generator
-) -> Tensor:
+def _drawn_probes(holders: Holders, generator: torch.Generator) -> Tensor:
     """Distinct items that someone has, ascending, as many as the profiles may hold."""
+    counts, n_users, ranks = holders.counts, holders.interactions.n_users, holders.ranks
     (users,) = ranks.sums(n_users) if not ranks.replicated else (n_users,)
     most = min(max(int(counts.sum() / users), PROBES[0]), PROBES[1])
     most = max(8, min(most, int(PROFILE_BYTES / (4 * users))))
@@ -122,17 +131,10 @@ def _drawn_probes(
     return seen[order].sort().values
 
 
-def _profiles(
-    interactions: Interactions,
-    score: ScorePairs,
-    probes: Tensor,
-    first: int,
-    last: int,
-    *,
-    chunk: int,
-    ranks: Ranks,
-) -> Tensor:
-    """p of the users with places in [first, last), (last - first, P) float32."""
+def _profiles(holders: Holders, score: ScorePairs, probes: Tensor, *, chunk: int) -> Tensor:
+    """p of the users looked at, (last - first, P) float32."""
+    interactions, ranks = holders.interactions, holders.ranks
+    first, last = holders.first, holders.last
     found = torch.empty(last - first, len(probes), dtype=torch.float32)
     step = max(1, chunk // len(probes))
     with ranks.together():  # nothing inside asks other ranks: bad scores of one end all
@@ -162,17 +164,13 @@ def _standardised(scores: Tensor) -> Tensor:
 
 
 def _strangers(
-    interactions: Interactions,
-    profiles: Tensor,
-    sums: Tensor,
-    first: int,
-    ranks: Ranks,
-    generator: torch.Generator,
+    holders: Holders, profiles: Tensor, sums: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Profiles of some users, (S, P), and their products with T of each item, (n_items, S).
 
     T of all users of the item; -inf where the stranger is one of them.
     """
+    interactions, ranks, first = holders.interactions, holders.ranks, holders.first
     n_items = interactions.n_items
     (size,) = ranks.sums(len(interactions)) if not ranks.replicated else (len(interactions),)
     most = min(max(int(COMPARED / size), STRANGERS[0]), STRANGERS[1])

@@ -306,7 +306,7 @@ def test_labels_of_the_data_say_what_is_observed(home: Path) -> None:
     assert 0 < len(denoiser.interactions) == int(observed.sum()) < len(observed)
     assert denoiser.phase is Phase.SELF_GUIDED
     batch = next(iter(train_data))
-    assert torch.equal(denoiser._reading.pairs(batch).observed, batch["label"] > 0)
+    assert torch.equal(denoiser._reading.taken(batch).pairs.observed, batch["label"] > 0)
 
 
 class Spoiled(Own):

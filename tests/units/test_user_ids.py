@@ -129,7 +129,7 @@ def test_users_that_no_pair_has_are_unknown_in_a_batch(numbering: str) -> None:
     weights = run.denoiser.sample_weights((strangers, items, negatives))
     assert weights.shape == users.shape
     run.denoiser.before_step((strangers, items, negatives))
-    ids = run.denoiser._steps.pending.samples.ids
+    ids = run.denoiser._steps.hand.samples.ids
     known = {pair: k for k, pair in enumerate(zip(DATA.users, DATA.items, strict=True))}
     assert [k >= 0 for k in ids.tolist()] == [
         bool(e) and (int((u - run.first) // run.step), int(i)) in known

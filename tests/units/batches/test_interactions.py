@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sgdl_wrap import DenoiserWarning, InteractionsError
 from sgdl_wrap.batches.interactions import Interactions
+from sgdl_wrap.errors import batch_named
 
 FAR = [10**9, 10**9 + 1, 2**31, 2**61, 2**62, 2**63 - 1]
 # without gaps, as most data sets are; with some; and anywhere
@@ -317,28 +318,28 @@ def test_fractional_n_items_is_refused():
 
 def test_look_up_refuses_negative_ids():
     found = Interactions([0, 1], [0, 3])
-    sentence = r"Expected ids >= 0, got -2 in a batch\. Number users and items as in `interactions`"
+    sentence = r"Expected ids >= 0, got -2 in this batch\. Number users and items as in"
     with pytest.raises(InteractionsError, match=sentence):
         found.find(ids([0, -2]), ids([0, 0]))
     with pytest.raises(InteractionsError, match=sentence):
         found.find(ids([0, 0]), ids([0, -2]))
     named = r"Expected ids >= 0, got -2 in batch 3 of epoch 1\. Number users and items as in"
-    with pytest.raises(InteractionsError, match=named):
-        found.find(ids([0, -2]), ids([0, 0]), where="batch 3 of epoch 1")
+    with pytest.raises(InteractionsError, match=named), batch_named("batch 3 of epoch 1"):
+        found.find(ids([0, -2]), ids([0, 0]))
 
 
 def test_look_up_refuses_items_past_a_given_catalogue():
     found = Interactions([0, 1], [0, 3], n_items=6)
     assert found.find(ids([0]), ids([5])).tolist() == [-1]
     with pytest.raises(
-        InteractionsError, match=r"Expected item ids below n_items = 6, got 6 in a batch\. Pass "
+        InteractionsError, match=r"Expected item ids below n_items = 6, got 6 in this batch\. Pass "
         r"the n_items of the whole catalogue\."
     ):  # fmt: skip
         found.find(ids([0, 1]), ids([6, 3]))
     with pytest.raises(
         InteractionsError, match=r"Expected item ids below n_items = 6, got 6 in batch 3 of epoch 1"
-    ):
-        found.find(ids([0, 1]), ids([6, 3]), where="batch 3 of epoch 1")
+    ), batch_named("batch 3 of epoch 1"):
+        found.find(ids([0, 1]), ids([6, 3]))
 
 
 def test_look_up_leaves_its_arguments_as_they_are():

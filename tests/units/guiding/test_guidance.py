@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdl_wrap.batches.samples import Samples
-from sgdl_wrap.guiding.guidance import Guidance, choose_guidance
+from sgdl_wrap.guiding.guidance import Guidance, GuidanceDraw
 from tests.support.models_zoo import stream_states
 
 B = 12
@@ -44,7 +44,7 @@ def choose(**changes: Any) -> Guidance | None:
     observed = arguments.pop("observed", ids >= 0)
     told = arguments.pop("told", True)
     samples = Samples(ids, USERS, ITEMS, observed if told else np.ones(B, dtype=bool), told)
-    return choose_guidance(batch, samples, memorized, **arguments)
+    return GuidanceDraw(**arguments).of(batch, samples, memorized)
 
 
 def test_memorized_samples_and_negatives_outside_the_list_guide() -> None:

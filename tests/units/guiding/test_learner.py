@@ -18,9 +18,9 @@ from sgdl_wrap import DenoiserConfig
 from sgdl_wrap.equations.selection import gumbel_noise
 from sgdl_wrap.guiding.guidance import Guidance
 from sgdl_wrap.guiding.learner import MetaStep, SelfGuidedLearner
-from sgdl_wrap.guiding.weighting import objective_gradient
+from sgdl_wrap.guiding.weighting import Objective
 from sgdl_wrap.model.streams import RandomStreams
-from sgdl_wrap.model.twin import Lookahead
+from sgdl_wrap.model.twin import Elsewhere, Lookahead
 from tests.support.models_zoo import (
     SWITCHING,
     UNROLLED,
@@ -75,7 +75,8 @@ class Scene:
         self._visit(self.ids[n // 4 :], generator)
         self._visit(self.ids[:2], generator)
         self.lookahead = Lookahead(case.model, case.loss_fn)
-        self.streams = partial(RandomStreams(0).own, torch.device("cpu"))
+        streams = partial(RandomStreams(0).own, torch.device("cpu"))
+        self.elsewhere = Elsewhere(self.lookahead, streams)
         self.guidance = Guidance(case.guidance, None, self.ids)
         psi = self.learner.weighting.parameters()
         self.psi = [p.detach().clone().requires_grad_() for p in psi]
@@ -90,7 +91,7 @@ class Scene:
     def learn(self) -> MetaStep:
         losses = self.case.loss_fn(self.case.model, self.case.batch)
         return self.learner.learn(
-            losses, losses.detach()[:, None], self.guidance, self.lookahead, self.streams,
+            losses, losses.detach()[:, None], self.guidance, self.elsewhere,
             assumed_lr=ETA,
         )
 
@@ -478,7 +479,7 @@ def test_learning_leaves_everything_of_the_users_as_it_is(name: str, similarity:
         before, streams = snapshot(case.model, optimizer), stream_states()
         for _ in range(2):
             scene.learner.learn(
-                losses, losses.detach()[:, None], scene.guidance, scene.lookahead, scene.streams,
+                losses, losses.detach()[:, None], scene.guidance, scene.elsewhere,
                 assumed_lr=ETA,
             )
         assert_identical(snapshot(case.model, optimizer), before)
@@ -559,7 +560,7 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
         gradients.append(
             learner.learn(
                 losses, losses.detach()[:, None], Guidance(held, None, ids),
-                Lookahead(model, _pairwise_loss), streams,
+                Elsewhere(Lookahead(model, _pairwise_loss), streams),
                 assumed_lr=ETA,
             ).weighting_gradients
         )
@@ -571,12 +572,13 @@ def test_sparse_embeddings_learn_what_dense_ones_do() -> None:
 def test_weights_are_kept_near_what_the_evidence_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """What "even" means to the entropy term is the belief that the weights start from."""
     beliefs = []
+    gradient = Objective.gradient
 
     def listening(*arguments: Any, **named: Any) -> torch.Tensor:
         beliefs.append(named["belief"])
-        return objective_gradient(*arguments, **named)
+        return gradient(*arguments, **named)
 
-    monkeypatch.setattr("sgdl_wrap.guiding.learner.objective_gradient", listening)
+    monkeypatch.setattr(Objective, "gradient", listening)
     for believes in (True, False):
         beliefs.clear()
         data = tiny_data()

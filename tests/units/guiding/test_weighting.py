@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sgdl_wrap.equations.weighting import before_division, negative_entropy_gradient
 from sgdl_wrap.guiding.weighting import (
+    Objective,
     WeightingFunction,
     draw_xavier_,
     mean_weight,
-    objective_gradient,
 )
 from sgdl_wrap.ranks.ranks import ALONE, Gathered, Ranks
 from tests.support.models_zoo import stream_states
@@ -78,9 +78,9 @@ def test_even_is_what_follows_the_belief() -> None:
     belief = torch.tensor([1.0, 0.7, 0.2], dtype=torch.float64)
     products = torch.zeros(3, dtype=torch.float64)
     products[0] = 1e-12  # a spread that is not 0
-    left = objective_gradient(
+    left = Objective(0.7, 2.0, divides=True).gradient(
         belief / belief.mean(), torch.tensor(0.4, dtype=torch.float64),
-        Gathered(products, 0, 3), ALONE, scale=0.7, entropy=2.0, divides=True, belief=belief,
+        Gathered(products, 0, 3), ALONE, belief=belief,
     )  # fmt: skip
     assert float(left.abs().max()) < 1e-11
 
@@ -149,9 +149,8 @@ def test_weights_settle_at_the_exponential_of_the_alignment(entropy: float) -> N
     spread = products.std(unbiased=False)
     for weights, settled in (((products / (entropy * spread)).exp(), True), (1 + products, False)):
         relative = weights / weights.mean()
-        left = objective_gradient(
-            relative, torch.tensor(0.4, dtype=torch.float64), Gathered(products, 0, 4), ALONE,
-            scale=0.7, entropy=entropy, divides=True,
+        left = Objective(0.7, entropy, divides=True).gradient(
+            relative, torch.tensor(0.4, dtype=torch.float64), Gathered(products, 0, 4), ALONE
         )
         assert (float(left.abs().max()) < 1e-12) == settled
 
@@ -196,9 +195,8 @@ def test_two_ranks_with_uneven_batches_have_the_gradient_of_their_common_objecti
         ranks = OneOfTwo(rank, table, barrier)
         mine = raw.detach()[first:last]
         own_mean = mean_weight(mine, ranks)
-        return objective_gradient(
-            mine / own_mean, own_mean, Gathered(products, first, last), ranks,
-            scale=eta / (2 * len(mine)), entropy=entropy, divides=divides,
+        return Objective(eta / (2 * len(mine)), entropy, divides).gradient(
+            mine / own_mean, own_mean, Gathered(products, first, last), ranks
         )
 
     with ThreadPoolExecutor(2) as pool:

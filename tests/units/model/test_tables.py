@@ -99,7 +99,7 @@ def learn(scene: Scene, *, watched: bool) -> MetaStep:
         else:
             losses, lookups = case.loss_fn(case.model, case.batch), None
     return scene.learner.learn(
-        losses, losses.detach()[:, None], scene.guidance, scene.lookahead, scene.streams,
+        losses, losses.detach()[:, None], scene.guidance, scene.elsewhere,
         assumed_lr=ETA, lookups=lookups,
     )
 

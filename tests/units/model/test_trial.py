@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sgdl_wrap import UnsupportedModelError
 from sgdl_wrap.model import trial
 from sgdl_wrap.model.streams import RandomStreams
-from sgdl_wrap.model.trial import _close, _extent, _gap, _pieces, check_lookahead
+from sgdl_wrap.model.trial import Trial, _close, _extent, _gap, _pieces
 from sgdl_wrap.model.twin import Lookahead
 from tests.support.models_zoo import UNROLLED, Case, make, seeded
 
@@ -102,9 +102,8 @@ def test_closeness_is_that_of_the_whole(
 def check(case: Case) -> bool:
     lookahead = Lookahead(case.model, case.loss_fn)
     size = len(next(iter(case.batch.values())) if isinstance(case.batch, dict) else case.batch[0])
-    return check_lookahead(
-        [case.model], case.model, case.loss_fn, lookahead, case.batch, size, RandomStreams(0)
-    )
+    tried = Trial([case.model], [case.model], case.model, case.loss_fn, RandomStreams(0))
+    return tried.check(lookahead, case.batch, size)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])

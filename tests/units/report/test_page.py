@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from sgdl_wrap import DenoiserConfig, OrderError
-from sgdl_wrap.report.charts import curves, histogram
+from sgdl_wrap.report.charts import Frame, curves, histogram
 from sgdl_wrap.report.page import Page, Table, in_words
 from sgdl_wrap.report.run_page import write_page
 from tests.support.models_zoo import SWITCHING, WATCHING, build, train
 
 HOSTILE = "</script><script>alert('x')</script>&\"<b>"
+FRAME = Frame(HOSTILE, HOSTILE, [(0.0, HOSTILE)], HOSTILE)
 
 
 def page(**changes: object) -> Page:
@@ -24,10 +25,9 @@ def page(**changes: object) -> Page:
         "title": HOSTILE, "kicker": HOSTILE, "headline": HOSTILE, "interval": (0.1, 0.35, 0.2),
         "lead": [HOSTILE], "facts": [(HOSTILE, HOSTILE)],
         "charts": [
-            curves(HOSTILE, HOSTILE, np.arange(3.0), [("noise", HOSTILE, np.arange(3.0))],
-                   x_ticks=[(0.0, HOSTILE)], x_name=HOSTILE),
-            histogram(HOSTILE, HOSTILE, np.array([3, 1]), np.array([1, 1]), key=(HOSTILE, HOSTILE),
-                      x=[(0.0, HOSTILE)], x_name=HOSTILE, labels=[HOSTILE, HOSTILE]),
+            curves(FRAME, np.arange(3.0), [("noise", HOSTILE, np.arange(3.0))]),
+            histogram(FRAME, np.array([3, 1]), np.array([1, 1]), key=(HOSTILE, HOSTILE),
+                      labels=[HOSTILE, HOSTILE]),
         ],
         "unseen": [HOSTILE], "colophon": HOSTILE,
         "tables": [

@@ -18,7 +18,7 @@ from sgdl_wrap.batches.interactions import Interactions
 from sgdl_wrap.equations.memorization import ordinals, ranked_within
 from sgdl_wrap.errors import ScoreError
 from sgdl_wrap.model.scores import checked_scores
-from sgdl_wrap.watching.ranking import RankedEpoch, rank_epoch, user_chunks
+from sgdl_wrap.watching.ranking import RankedEpoch, Ranking, user_chunks
 
 CANDIDATES = pytest.mark.parametrize("candidates", ["sampled", "full"])
 
@@ -76,9 +76,7 @@ def data_sets(draw):
 def ranked(data: Data, candidates: str, scorer: Table, chunk: int = 64, seed: int = 0
            ) -> RankedEpoch:  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
-    return rank_epoch(
-        data.interactions, scorer, candidates=candidates, generator=generator, chunk=chunk
-    )
+    return Ranking(candidates, chunk).epoch(data.interactions, scorer, generator=generator)
 
 
 def bits(epoch: RankedEpoch, data: Data) -> list[bool]:
@@ -347,10 +345,8 @@ def test_ids_of_users_change_nothing_but_the_ids_that_are_asked_for(candidates, 
     interactions = Interactions(
         [far + 5 * user for user, _ in SPARSE], [item for _, item in SPARSE], n_items=4
     )
-    found = rank_epoch(
-        interactions, moved, candidates=candidates, generator=torch.Generator().manual_seed(0),
-        chunk=5,
-    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    found = Ranking(candidates, 5).epoch(interactions, moved, generator=generator)
     expected = ranked(sparse(scores), candidates, near, chunk=5)
     assert distant.calls == near.calls
     assert found.packed.tolist() == expected.packed.tolist()
@@ -386,7 +382,7 @@ def test_each_epoch_draws_anew_from_the_generator_alone():
     drawn = []
     for _ in range(2):
         scorer = Table(data.scores)
-        rank_epoch(data.interactions, scorer, candidates="sampled", generator=generator, chunk=1000)
+        Ranking("sampled", 1000).epoch(data.interactions, scorer, generator=generator)
         drawn.append(scorer.candidates[0])
     assert torch.equal(torch.get_rng_state(), user_state)
     assert drawn[0] != drawn[1]
@@ -399,9 +395,9 @@ def test_each_epoch_draws_anew_from_the_generator_alone():
 def test_on_ranked_counts_interactions_up_to_all(candidates):
     data = sparse(0.0)
     seen: list[tuple[int, int]] = []
-    rank_epoch(
-        data.interactions, Table(data.scores), candidates=candidates,
-        generator=torch.Generator(), chunk=4, on_ranked=lambda done, of: seen.append((done, of)),
+    Ranking(candidates, 4).epoch(
+        data.interactions, Table(data.scores), generator=torch.Generator(),
+        on_ranked=lambda done, of: seen.append((done, of)),
     )  # fmt: skip
     assert len(seen) > 1
     assert seen == sorted(seen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,8 @@ from hypothesis import strategies as st
 
 from sgdl_wrap import ScoreError
 from sgdl_wrap.batches.interactions import Interactions
-from sgdl_wrap.ranks.ranks import ALONE
 from sgdl_wrap.watching import strangeness as coherence
-from sgdl_wrap.watching.strangeness import item_counts, strangeness
+from sgdl_wrap.watching.strangeness import Holders, strangeness
 
 N_USERS, N_ITEMS = 23, 17
 
@@ -31,10 +32,12 @@ def found_of(
     interactions: Interactions, scores: torch.Tensor, *, seed: int = 0, chunk: int = 64,
     among: tuple[int, int] | None = None,
 ) -> np.ndarray:
+    holders = Holders.of(interactions)
+    if among is not None:  # the counts are those of all ranks
+        holders = replace(holders, first=among[0], last=among[1])
     return strangeness(
-        interactions, lambda users, items: scores[users, items],
-        item_counts(interactions, (0, interactions.n_users), ALONE),
-        generator=torch.Generator().manual_seed(seed), chunk=chunk, among=among,
+        holders, lambda users, items: scores[users, items],
+        generator=torch.Generator().manual_seed(seed), chunk=chunk,
     )  # fmt: skip
 
 
@@ -179,8 +182,7 @@ def test_strangeness_stays_a_share_where_an_items_users_cancel_out(seed: int) ->
     users, items = np.array(held).T
     interactions = Interactions(users, items, n_items=40)
     found = strangeness(
-        interactions, lambda users, items: taste[users] * quality[items],
-        item_counts(interactions, (0, 2000), ALONE),
+        Holders.of(interactions), lambda users, items: taste[users] * quality[items],
         generator=torch.Generator().manual_seed(3), chunk=1 << 16,
     )  # fmt: skip
     known = found[~np.isnan(found)]
