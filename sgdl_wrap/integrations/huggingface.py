@@ -52,7 +52,7 @@ try:
     from transformers import Trainer, TrainerCallback
 except ImportError as error:
     raise ImportError(
-        "Expected Transformers, got none installed. Run `pip install sgdl-wrap[huggingface]`."
+        'Expected Transformers, got none installed. Run `pip install "sgdl-wrap[huggingface]"`.'
     ) from error
 
 __all__ = [
