@@ -21,7 +21,7 @@ CHANGED = (
     r"^Expected a state as state_dict\(\) returned it, got one that was changed or damaged since\. "
     r"Load another checkpoint\.$"
 )
-REFUSED = CHANGED + r"|^Expected a state_dict of SelfGuidedDenoiser|^Expected state format 10, got "
+REFUSED = CHANGED + r"|^Expected a state_dict of SelfGuidedDenoiser|^Expected state format 11, got "
 DAMAGES = 400
 
 
@@ -150,11 +150,11 @@ def test_a_state_with_another_seal_or_none_is_refused(run: Run, seal: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "mark", [9, 11, None, 10.0, True, "10", torch.ones(2), [10] * 1000], ids=str
+    "mark", [9, 10, None, 11.0, True, "11", torch.ones(2), [11] * 1000], ids=str
 )
 def test_another_format_is_said_before_anything_else(run: Run, mark: Any) -> None:
     state = {**run.denoiser.state_dict(), "format": mark, "config": None}
-    with pytest.raises(StateError, match=r"^Expected state format 10, got .{1,20}\. Load it with"):
+    with pytest.raises(StateError, match=r"^Expected state format 11, got .{1,20}\. Load it with"):
         run.denoiser.load_state_dict(state)
 
 

@@ -228,7 +228,7 @@ def test_the_state_of_another_model_is_refused(state: dict[str, Any]) -> None:
 
 def test_the_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
     foreign = {**state, "format": 99}
-    refused(Run("lightgcn tuple"), foreign, "^Expected state format 10, got 99")
+    refused(Run("lightgcn tuple"), foreign, "^Expected state format 11, got 99")
 
 
 @pytest.mark.parametrize(
