@@ -46,7 +46,8 @@ class Clicks:
         """Whether these clicks are noise, in the order given, as the rows of an audit have it.
 
         Args:
-            users, items: (K,) integers each; each pair is one of the clicks.
+            users: (K,) integers.
+            items: (K,) integers; each pair is one of the clicks.
 
         Returns:
             (K,) bool.
@@ -119,7 +120,8 @@ def planted_clicks(
     time grow with n_users · n_items.
 
     Args:
-        n_users, n_items: number of ids.
+        n_users: number of users.
+        n_items: number of items.
         clicks_per_user: mean number of clean clicks of a user, a test pair or not. Each user has
             10 or more.
         noise: share of noise among the training clicks, in [0, 1).

@@ -25,9 +25,9 @@ def run_alone(tmp_path: Path) -> Run:
     (package / "sgdl_wrap").symlink_to(ROOT / "sgdl_wrap", target_is_directory=True)
     folder = tmp_path / "empty"
     folder.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
 
     def run(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}
         shutil.copy(ROOT / "examples" / f"{name}.py", folder)
         ran = subprocess.run(
             [sys.executable, *launcher, f"{name}.py", *arguments],

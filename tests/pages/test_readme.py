@@ -17,7 +17,12 @@ def test_code_is_on_the_first_screen() -> None:
     assert README.splitlines().index("```python") < 12
 
 
+def test_it_is_read_in_some_minutes() -> None:
+    assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 900
+
+
 def test_there_are_exactly_two_commands_and_the_check_runs_the_second() -> None:
+    assert "`pip install sgdl-wrap`" in README
     commands = re.findall(r"```bash\n(.*?)\n```", README, flags=re.DOTALL)
     assert [command.rsplit("&& ", 1)[1] for command in commands] == [
         ".venv/bin/python -m examples.quickstart",
