@@ -103,7 +103,8 @@ def test_a_trials_own_history_is_kept() -> None:
 
 
 def test_only_what_differs_from_the_defaults_is_told() -> None:
-    trial = Trial(0.1, 0.2, {"config": {"meta_lr": 0.5, "gumbel_tau": DenoiserConfig().gumbel_tau}})
+    usual = DenoiserConfig().variants.gumbel_tau
+    trial = Trial(0.1, 0.2, {"config": {"meta_lr": 0.5, "gumbel_tau": usual}})
     assert changed_options(settings_of("d", "neumf", "natural", "sgdl", trial, 4)) == {
         "meta_lr": 0.5
     }

@@ -73,7 +73,8 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     killed = subprocess.Popen(
-        [sys.executable, "-c", "import sys, test_workers; test_workers.command(*sys.argv[1:])",
+        [sys.executable, "-c",
+         "import sys; from tests.bench.study.test_workers import command; command(*sys.argv[1:])",
          str(pipe), str(tmp_path / "runs")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.DEVNULL,  # where Python tells of what the killed one left behind
