@@ -123,7 +123,7 @@ class ShortRun:
             self.model, self.optimizer, self.losses,
             interactions=DATA.tensors(), n_items=DATA.n_items, score_fn=self.scores,
             pair_fn=setup.pair_fn, explicit_epochs=setup.explicit,
-            config=DenoiserConfig(
+            config=DenoiserConfig().but(
                 **{"history_length": 1, "noise_rate": 0.9, "guidance_interval": 2, **setup.config}
             ),
         )  # fmt: skip

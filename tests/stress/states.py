@@ -258,7 +258,7 @@ def _rank(setup: Setup, until: int, rank: int, folder: Path) -> None:
         model, torch.optim.Adam(model.parameters(), lr=0.02),
         lambda model, batch: losses(setup, model, batch),
         interactions=(users[own], items[own]), n_items=DATA.n_items, explicit_epochs=True,
-        config=DenoiserConfig(
+        config=DenoiserConfig().but(
             **{"history_length": 1, "noise_rate": 0.9, "guidance_interval": 2, **setup.config}
         ),
     )  # fmt: skip

@@ -32,7 +32,7 @@ def test_sgdl_is_the_denoised_training_of_the_quickstart(
     recipe = replace(recipe, epochs=4)
     settings = {"history_length": 2, "noise_rate": 0.7}
     reference = train(
-        recipe, small_data, denoise=True, seed=1, config=DenoiserConfig(seed=1, **settings)
+        recipe, small_data, denoise=True, seed=1, config=DenoiserConfig(seed=1).but(**settings)
     )
     denoised = run(SGDL(config=settings), recipe, small_data)
     assert denoised.denoiser is not None
