@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sgdl_wrap.command.clicks import Clicks
 from sgdl_wrap.command.instrument import Factory
 from sgdl_wrap.command.requirements import FileRefused
-from sgdl_wrap.command.watching import FOLDS, Evidence, Progress, watch
+from sgdl_wrap.command.watching import FOLDS, Evidence, Progress, one_thread, watch
 
 Z = 1.96  # of an interval that holds the truth 19 times out of 20
 KNOWN, NO_ID, ONE_CLICK, NOTHING = "yes", "no id", "user has one item", "item has one user"
@@ -84,7 +85,8 @@ def judge(
         )
     users = np.unique(clicks.pair_user[looked], return_inverse=True)[1]
     items = np.unique(clicks.pair_item[looked], return_inverse=True)[1]
-    found = watch(users, items, factory=factory, folds=folds, passes=passes, progress=progress)
+    with one_thread() if factory is None else nullcontext():
+        found = watch(users, items, factory=factory, folds=folds, passes=passes, progress=progress)
     suspicion, probability = (
         _spread(values, looked) for values in (found.suspicion, found.probability)
     )

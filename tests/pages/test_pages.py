@@ -27,7 +27,7 @@ from tests.promises.test_training_features import ITEMS, USERS, Factors, bpr, in
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ELSEWHERE = {
-    "docs/accelerate.md", "docs/huggingface.md", "docs/lightning.md",
+    "docs/accelerate.md", "docs/audit.md", "docs/huggingface.md", "docs/lightning.md",
     "docs/models_you_have_not_written.md", "docs/recbole.md",
 }  # fmt: skip
 Names = dict[str, Any]
