@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from sgdl_wrap.command.instrument import Plan
 from sgdl_wrap.command.verdict import share_and_interval, suspects
@@ -19,6 +23,45 @@ def test_the_pairs_of_a_user_are_spread_evenly_over_the_folds() -> None:
     np.add.at(counts, (users, folds), 1)
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert (np.bincount(folds) > 0.2 * len(users)).all()
+
+
+class Watcher:
+    """In the denoiser's place: suspects what it was trained on, and nothing else."""
+
+    history = (SimpleNamespace(noise_share=0.5),)
+    noise_share = (0.4, 0.65)
+
+    def __init__(self, *_: Any, interactions: tuple[Tensor, Tensor], **__: Any) -> None:
+        self._pairs = [values.numpy() for values in interactions]
+        self._seen: set[tuple[int, int]] = set()
+
+    def before_step(self, batch: tuple[Tensor, ...]) -> None:
+        self._seen |= set(zip(batch[0].tolist(), batch[1].tolist(), strict=True))
+
+    def step(self, batch: object) -> None:
+        pass
+
+    def end_epoch(self) -> None:
+        pass
+
+    def report(self) -> np.ndarray:
+        kinds = [("user", int), ("item", int), ("suspicion", "f4"), ("noise_posterior", "f4")]
+        rows = np.zeros(len(self._pairs[0]), dtype=kinds)
+        rows["user"], rows["item"] = self._pairs
+        pairs = zip(*self._pairs, strict=True)
+        rows["suspicion"] = [(int(u), int(i)) in self._seen for u, i in pairs]
+        return rows[::-1]
+
+
+@pytest.mark.parametrize(("folds", "trained_on_itself"), [(1, True), (2, False), (4, False)])
+def test_no_pair_is_judged_by_a_model_that_was_trained_on_it(
+    monkeypatch: pytest.MonkeyPatch, folds: int, trained_on_itself: bool
+) -> None:
+    monkeypatch.setattr("sgdl_wrap.command.watching.SelfGuidedDenoiser", Watcher)
+    users, items = np.repeat(np.arange(30), 6), np.tile(np.arange(6), 30)
+    found = watch(users, items, folds=folds, passes=1)
+    assert (found.suspicion == trained_on_itself).all()
+    assert (found.share, found.interval) == (0.5, (0.4, 0.65))
 
 
 def test_evidence_on_users_of_few_clicks_needs_folds() -> None:
