@@ -85,7 +85,7 @@ class DenoiserConfig:
 
     guidance_interval: Annotated[int, Range(1)] = 4
     """Learn ψ and φ at every so many training steps. Paper: 1; ours costs less at the same
-    quality (docs/results.md). Every step has its weights by the ψ of then."""
+    quality (bench/results/README.md). Every step has its weights by the ψ of then."""
 
     guidance_size: Annotated[int | None, Range(1)] = 128
     """Guidance samples per step at most; None takes every memorized sample of the batch seen

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     from bench.families import FAMILIES
 
     parser = argparse.ArgumentParser(prog="python -m bench.cells", description=__doc__)
-    parser.add_argument("--root", required=True, help="folder with ml100k, ml1m, ...")
+    parser.add_argument("--root", help="folder with ml100k, ml1m, ...; planted data needs none")
     parser.add_argument("--results", required=True, help="file that runs are added to")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--data", nargs="+", choices=list(sources.NAMES), default=["ml100k"])

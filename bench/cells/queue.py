@@ -48,7 +48,7 @@ class Queue:
 
     results: Results
     plan: Plan
-    root: str
+    root: str | None
     provenance: dict[str, str]
     execute: Execute = execute
     failed: dict[RunKey, str] = field(default_factory=dict)

@@ -30,7 +30,7 @@ NDCG = f"ndcg@{CUTOFF}"
 LOOK_AFTER = 10  # epochs of Phase II
 
 
-def execute(run: RunKey, root: str) -> dict[str, Any]:
+def execute(run: RunKey, root: str | None) -> dict[str, Any]:
     """Trains as the run says, and returns what is recorded of it, in plain values.
 
     The best epoch is the one of the highest validation NDCG@20; validation keeps its noise.
@@ -193,5 +193,5 @@ class Snapshot:
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str, root: str) -> InteractionData:
+def _loaded(name: str, root: str | None) -> InteractionData:
     return sources.load(name, root)

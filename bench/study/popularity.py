@@ -19,7 +19,7 @@ from bench.training.fit import rankings
 def main(arguments: list[str] | None = None) -> None:
     """Reads the data that the command line names and prints the metrics on its test set."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="as the quickstart takes it")
+    parser.add_argument("--data", required=True, help="as `load_data` takes it")
     data = load_data(parser.parse_args(arguments).data)
     print(data.describe())
     print("  ".join(f"{name} {value:.4f}" for name, value in by_popularity(data).items()))

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.study.report_page", description="Draw the page of pictures of a run."
     )
-    parser.add_argument("--data", required=True, metavar="PATH", help="as the quickstart's")
+    parser.add_argument("--data", required=True, metavar="PATH", help="as `load_data` takes it")
     parser.add_argument("--model", choices=list(EPOCHS), default="lightgcn")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--seed", type=int, default=0)

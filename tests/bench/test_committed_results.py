@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.audit import __main__ as audit
+from bench.cells import __main__ as cells
 from bench.study import __main__ as study
 from bench.study import figures, tables
 
@@ -23,7 +25,7 @@ def text(path: Path) -> str:
 def commands() -> dict[str, list[str]]:
     """The first command of each page, by the page's name, in words."""
     found = {}
-    for page in sorted(RESULTS.glob("*.md")):
+    for page in sorted(RESULTS.glob("[!R]*.md")):  # but for README.md
         command = re.search(r"^```\npython -m (.*)\n```$", text(page), re.MULTILINE)
         if command is not None:
             found[page.stem] = shlex.split(command[1])
@@ -68,3 +70,35 @@ def test_the_page_of_the_figures_is_made_again(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.png")} == {
         path.name for path in committed.glob("*.png")
     }
+
+
+def test_the_page_of_the_cells_is_made_again(tmp_path: Path) -> None:
+    runs, report = str(RESULTS / "cells.jsonl"), str(tmp_path / "cells")
+    cells.main(["--results", runs, "--only-report", "--report", report])
+    assert text(tmp_path / "cells.md") == text(RESULTS / "cells.md")
+    assert text(tmp_path / "cells.json") == text(RESULTS / "cells.json")
+
+
+CONDITIONS = {
+    "none put in, natural": "natural", "the clean part alone": "clean",
+    "a tenth of the users click at random": "noisy-users",
+    **{f"{share} % {kind}": f"{kind}-{share}" for share in (10, 20, 40)
+       for kind in ("random", "popular")},
+}  # fmt: skip
+
+
+def test_the_verdicts_are_those_of_the_cells() -> None:
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in json.loads(text(RESULTS / "cells.json"))["cells"]:
+        if row["method"] == "sgdl" and row["data"] == "ml100k":
+            models = found.setdefault(row["condition"], {})
+            models.setdefault(row["family"], []).append(100 * row["change"])
+    page = text(ROOT / "docs" / "results.md")
+    rows = re.findall(r"^\| (.*?) \| (\d+) \| (\S+) % \| (\S+) % \|", page, re.MULTILINE)
+    assert {CONDITIONS[name] for name, *_ in rows} == set(found)
+    for name, models, least, most in rows:
+        changes = found[CONDITIONS[name]]
+        every = [change for values in changes.values() for change in values]
+        assert int(models) == len(changes)
+        assert float(least) == pytest.approx(min(every), abs=0.05001)
+        assert float(most) == pytest.approx(max(every), abs=0.05001)
