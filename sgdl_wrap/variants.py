@@ -104,7 +104,7 @@ class Variants:
 
     denoising_scheduler_entropy: Annotated[float, Range(0)] = 30.0
     """λ of the entropy term that keeps the scheduler from giving all to the easiest samples, in
-    standard deviations of the guidance losses; 0 is the paper. Ours, see bench/results/README.md."""
+    standard deviations of the guidance losses; 0 is the paper. Ours: bench/results/README.md."""
 
     factor_history: Annotated[int, Range(1, 1000, closed=True)] = 3
     """T: visits of a memorized sample that the LSTM reads. Ours: the paper gives no length, the
